@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# "make help" lists what can be made. Everything is built in $(BUILD); the
+# source folders stay clean.
+
+BUILD ?= build
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+# The kernel to build the module for: the running one if its headers are here,
+# else the newest that has headers.
+KDIR ?= $(or $(wildcard /lib/modules/$(shell uname -r)/build),$(shell \
+	ls -d /lib/modules/*/build 2>/dev/null | sort -V | tail -n 1))
+# Debian's include/config/kernel.release does not say what uname says.
+KREL = $(shell sed -n 's/.*UTS_RELEASE "\(.*\)"/\1/p' \
+	$(KDIR)/include/generated/utsrelease.h)
+MODULE = $(BUILD)/module-$(KREL)
+
+# The two Debian 12 kernels that everything is tested on.
+KERNELS = 6.12 6.1
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+
+.PHONY: all
+all: module tools ## the module and the tools (default)
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' \
+		$(MAKEFILE_LIST)
+
+# --- what Debian has to provide ---------------------------------------------
+
+DEPS := bash build-essential pkg-config git python3 rsync cpio zstd xz-utils \
+	bc flex bison kmod procps util-linux ca-certificates \
+	linux-image-amd64 linux-headers-amd64 \
+	linux-image-6.12-amd64 linux-headers-6.12-amd64 linux-source-6.12 \
+	libelf-dev libssl-dev libdevmapper-dev libblkid-dev libjson-c-dev \
+	liburcu-dev libkeyutils-dev zlib1g-dev libzstd-dev libcryptsetup-dev \
+	qemu-system-x86 qemu-system-data qemu-utils seabios ipxe-qemu \
+	busybox-static dmsetup cryptsetup-bin keyutils nbd-client fio \
+	e2fsprogs xfsprogs sparse codespell shellcheck clang \
+	libclang-rt-14-dev
+
+.PHONY: deps
+deps: ## install the Debian packages that building and testing need
+	@.ci/deps $(DEPS)
+
+# --- the module -------------------------------------------------------------
+
+# Kbuild writes beside its sources, so it gets a copy of them. rsync keeps the
+# times of the files, and Kbuild builds what has changed. --delete does not
+# touch what is excluded: the objects.
+.PHONY: module
+module: ## dm-qcow2.ko for KDIR
+	@test -e "$(KDIR)/Makefile" || \
+		{ echo "No kernel headers found; try 'make deps'." >&2; false; }
+	@mkdir -p $(MODULE)/dm-qcow2
+	@flock $(MODULE)/.lock $(MAKE) --no-print-directory _module
+
+.PHONY: _module
+_module:
+	@rsync -rt --delete --include='*/' --include='*.[ch]' --exclude='*' \
+		dm-qcow2/ $(MODULE)/dm-qcow2/
+	@rsync -t Kbuild $(MODULE)/Kbuild
+	$(MAKE) -C $(KDIR) M=$(abspath $(MODULE)) modules
+
+# --- the core in user space -------------------------------------------------
+#
+# dm-qcow2/core is compiled into the tools and, with sanitizers, into the
+# tests. Every variant has its own objects and library:
+#
+#	$(BUILD)/plain		-O2		tools, crash tests
+#	$(BUILD)/asan		ASan and UBSan	unit tests
+#	$(BUILD)/tsan		TSan		stress tests
+
+CC ?= gcc
+WERROR ?=
+WARNINGS := -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers \
+	-Wcast-align -Wformat=2 -Winit-self -Wmissing-declarations \
+	-Wmissing-prototypes -Wold-style-definition -Wpointer-arith -Wshadow \
+	-Wstrict-prototypes -Wundef -Wwrite-strings -Wvla $(if $(WERROR),-Werror)
+USER_CFLAGS = -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -g -pthread \
+	$(WARNINGS) -Idm-qcow2/core -MMD -MP
+USER_LIBS = $(shell pkg-config --libs liburcu) -lpthread
+TOOL_CFLAGS = $(shell pkg-config --cflags devmapper blkid json-c liburcu)
+TOOL_LIBS = $(shell pkg-config --libs devmapper blkid json-c) $(USER_LIBS)
+
+plain_FLAGS := -O2
+asan_FLAGS := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
+	-fno-sanitize-recover=undefined
+tsan_FLAGS := -O1 -fno-omit-frame-pointer -fsanitize=thread
+
+CORE_SRCS := $(wildcard dm-qcow2/core/*.c)
+LIB_SRCS := $(wildcard tests/lib/*.c)
+TOOL_SRCS := $(wildcard tools/qcow2setup/*.c)
+TOOL_OBJS := $(TOOL_SRCS:%.c=$(BUILD)/plain/%.o)
+
+# The objects of sources $(2) in variant $(1).
+objects = $(patsubst %.c,$(BUILD)/$(1)/%.o,$(2))
+
+define variant
+$$(BUILD)/$(1)/%.o: %.c
+	@mkdir -p $$(@D)
+	$$(CC) $$(USER_CFLAGS) $$(EXTRA_CFLAGS) $$($(1)_FLAGS) $$(CFLAGS) \
+		-c -o $$@ $$<
+
+$$(BUILD)/$(1)/core.a: $$(call objects,$(1),$$(CORE_SRCS))
+	@rm -f $$@
+	$$(AR) crs $$@ $$^
+
+$$(BUILD)/$(1)/lib.a: $$(call objects,$(1),$$(LIB_SRCS))
+	@rm -f $$@
+	$$(AR) crs $$@ $$^
+endef
+$(foreach v,plain asan tsan,$(eval $(call variant,$(v))))
+
+# --- the tools --------------------------------------------------------------
+
+.PHONY: tools
+tools: $(if $(TOOL_SRCS),$(BUILD)/qcow2setup) ## qcow2setup
+
+$(TOOL_OBJS): EXTRA_CFLAGS = $(TOOL_CFLAGS)
+
+$(BUILD)/qcow2setup: $(TOOL_OBJS) $(BUILD)/plain/core.a
+	$(CC) $(plain_FLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(TOOL_LIBS)
+
+# --- the tests --------------------------------------------------------------
+
+# Every tests/DIRECTORY/NAME.c is a program of its own, $(2) its variant.
+define programs
+$(1)_PROGRAMS := $$(patsubst %.c,$$(BUILD)/%,$$(wildcard tests/$(1)/*.c))
+
+$$(call objects,$(2),$$(wildcard tests/$(1)/*.c)): EXTRA_CFLAGS = -Itests/lib
+
+$$(BUILD)/tests/$(1)/%: $$(BUILD)/$(2)/tests/$(1)/%.o $$(BUILD)/$(2)/lib.a \
+		$$(BUILD)/$(2)/core.a
+	@mkdir -p $$(@D)
+	$$(CC) $$($(2)_FLAGS) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(USER_LIBS)
+
+.PHONY: $(1)-programs
+$(1)-programs: $$($(1)_PROGRAMS)
+endef
+$(eval $(call programs,unit,asan))
+$(eval $(call programs,crash,plain))
+$(eval $(call programs,stress,tsan))
+$(foreach v,plain asan tsan,$(eval \
+	$(call objects,$(v),$(LIB_SRCS)): EXTRA_CFLAGS = -Itests/lib))
+.SECONDARY:
+
+# Headers and libraries may only come with deps, so make looks again after it.
+AFTER_DEPS = $(MAKE) --no-print-directory BUILD=$(BUILD)
+
+.PHONY: test
+test: deps ## everything: check, unit, crash, stress, guest and demo
+	@$(AFTER_DEPS) tools unit-programs crash-programs stress-programs
+	@tests/run
+
+.PHONY: check
+check: deps ## sparse, W=1, kernel-doc, checkpatch, shellcheck, codespell
+	@tests/run check
+
+.PHONY: test-unit test-crash test-stress
+test-unit: unit-programs ## the core under ASan and UBSan
+test-crash: crash-programs ## the core with a crash after every write
+test-stress: stress-programs ## the core under TSan
+test-unit test-crash test-stress: test-%:
+	@tests/run $*
+
+.PHONY: test-guest
+test-guest: tools ## the module in a guest, on every kernel; TESTS=PATTERN
+	@tests/run guest
+
+.PHONY: demo
+demo: deps ## see the module work, in a guest
+	@$(AFTER_DEPS) tools
+	@tests/run demo
+
+# --- installing -------------------------------------------------------------
+
+VERSION = $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
+DKMS_SRC = $(DESTDIR)/usr/src/dm-qcow2-$(VERSION)
+
+.PHONY: install
+install: module tools ## install module, qcow2setup and its manual
+	$(MAKE) -C $(KDIR) M=$(abspath $(MODULE)) INSTALL_MOD_DIR=updates \
+		$(if $(DESTDIR),INSTALL_MOD_PATH=$(abspath $(DESTDIR))) \
+		modules_install
+	$(if $(DESTDIR),,depmod $(KREL))
+	install -D -m 755 $(BUILD)/qcow2setup \
+		$(DESTDIR)$(PREFIX)/sbin/qcow2setup
+	install -D -m 644 Documentation/qcow2setup.8 \
+		$(DESTDIR)$(PREFIX)/share/man/man8/qcow2setup.8
+
+.PHONY: uninstall
+uninstall: ## remove what install has installed
+	rm -f $(DESTDIR)/lib/modules/$(KREL)/updates/dm-qcow2.ko*
+	$(if $(DESTDIR),,depmod $(KREL))
+	rm -f $(DESTDIR)$(PREFIX)/sbin/qcow2setup
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/qcow2setup.8
+
+.PHONY: dkms-install
+dkms-install: ## put the module's sources where DKMS builds them
+	install -d $(DKMS_SRC)
+	rsync -rt --delete dkms.conf Kbuild dm-qcow2 COPYING $(DKMS_SRC)/
+	$(if $(DESTDIR),,dkms add -m dm-qcow2 -v $(VERSION))
+	$(if $(DESTDIR),,dkms install -m dm-qcow2 -v $(VERSION))
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf $(BUILD)
+
+-include $(shell find $(BUILD)/plain $(BUILD)/asan $(BUILD)/tsan -name '*.d' \
+	2>/dev/null)
