@@ -1,0 +1,166 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The suite of the guest: does tests/vm/run tell what happened in there?
+# Runs on the host; each test is a boot of some ten seconds.
+
+set -euo pipefail
+
+if [[ ${1-} == --help ]]; then
+	echo "Usage: tests/vm/selftest.sh; prints TAP"
+	exit
+fi
+
+cd "$(dirname "$(readlink -f "$0")")"
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+count=0 failed=0
+status=''
+
+# guest [OPTION]... -- COMMAND...: leaves $status, $tmp/stdout and $tmp/stderr.
+guest() {
+	status=0
+	./run -t 120 "$@" >"$tmp/stdout" 2>"$tmp/stderr" || status=$?
+}
+
+# ok NAME COMMAND...: a test that passes if the command succeeds.
+ok() {
+	local name=$1
+
+	shift
+	count=$((count + 1))
+	if "$@"; then
+		echo "ok $name"
+	else
+		failed=$((failed + 1))
+		echo "not ok $name"
+		printf '# %s\n' "failed: $*" "exit status $status"
+		sed 's/^/# stdout: /' "$tmp/stdout"
+		sed 's/^/# stderr: /' "$tmp/stderr"
+	fi
+}
+
+is() {
+	[[ $1 == "$2" ]]
+}
+
+says() {
+	grep -qE "$1" "$tmp/$2"
+}
+
+between() {
+	(($1 <= $2 && $2 <= $3))
+}
+
+# A boot tells many things; $kernel is the series.
+test_command() {
+	local kernel=$1
+
+	head -c 100000 /dev/urandom >"$tmp/random"
+	# shellcheck disable=SC2016 # for the guest
+	guest -k "$kernel" -c 2 -o "$tmp/out-$kernel" \
+		-d 64M -d 3G,bs=4096 -d 1G,iops=50 -- bash -c '
+		echo "to stderr" >/dev/stderr
+		pwd
+		uname -r
+		nproc
+		cd /sys/block
+		cat vd?/size vd?/queue/logical_block_size | xargs
+		dd if=/dev/vdc of=/dev/null bs=4k count=100 iflag=direct 2>&1 |
+			sed -nE "s/.*, ([0-9]+)\..* s,.*/seconds \1/p"
+		modprobe -a null_blk loop xfs && ls -d /sys/module/xfs
+		dmsetup targets | grep qcow2
+		touch /etc/ours && ls /etc/ours
+		cp "$1/random" "$VM_OUT/a b"
+		exit 7' - "$tmp"
+
+	echo "$kernel = $(sed -n 2p "$tmp/stdout")" >>"$tmp/releases"
+
+	ok "$kernel: exit status" is "$status" 7
+	ok "$kernel: working directory" says "^$PWD\$" stdout
+	ok "$kernel: kernel" says "^${kernel//./\\.}\\." stdout
+	ok "$kernel: stderr apart" is "$(cat "$tmp/stderr")" "to stderr"
+	ok "$kernel: no CR in the output" is "$(tr -dc '\r' <"$tmp/stdout")" ''
+	ok "$kernel: processors" says '^2$' stdout
+	ok "$kernel: disks and block sizes" \
+		says '^131072 6291456 2097152 512 4096 512$' stdout
+	ok "$kernel: iops" between 1 "$(sed -n 's/^seconds //p' "$tmp/stdout")" 4
+	ok "$kernel: modprobe" says '^/sys/module/xfs$' stdout
+	ok "$kernel: the target is there" says '^qcow2 ' stdout
+	ok "$kernel: root is writable" says '^/etc/ours$' stdout
+	ok "$kernel: and not the host's" test ! -e /etc/ours
+	ok "$kernel: VM_OUT comes back" cmp "$tmp/random" "$tmp/out-$kernel/a b"
+}
+
+# Guest time counts instructions, so the same work takes the same time.
+test_icount() {
+	# shellcheck disable=SC2016 # for the guest
+	guest -i -- bash -c '
+		nproc
+		for i in 1 2; do
+			start=${EPOCHREALTIME/./}
+			for ((n = 0; n < 30000; n++)); do :; done
+			echo took $((${EPOCHREALTIME/./} - start))
+		done'
+	ok "-i: exit status" is "$status" 0
+	ok "-i: one processor" is "$(head -n 1 "$tmp/stdout")" 1
+	# shellcheck disable=SC2016 # awk's
+	ok "-i: repeats within 5 %" awk '/took/ { t[n++] = $2 }
+		END { d = t[1] / t[0]; exit !(n == 2 && d > 0.95 && d < 1.05) }' \
+		"$tmp/stdout"
+}
+
+test_time_limit() {
+	# shellcheck disable=SC2016 # for the guest
+	guest -t 14 -o "$tmp/out-late" -- \
+		bash -c 'echo early >$VM_OUT/file; sync; echo out; sleep 60; echo late'
+	ok "time limit: 124" is "$status" 124
+	ok "time limit: output until then" is "$(cat "$tmp/stdout")" out
+	ok "time limit: VM_OUT comes back" is "$(cat "$tmp/out-late/file")" early
+}
+
+test_panic() {
+	local start=$SECONDS
+
+	guest -- bash -c 'echo before; echo c >/proc/sysrq-trigger; sleep 100'
+	ok "panic: 125" is "$status" 125
+	ok "panic: at once" between 0 $((SECONDS - start)) 60
+	ok "panic: the kernel's words" says 'sysrq triggered crash' stderr
+	ok "panic: output until then" is "$(cat "$tmp/stdout")" before
+}
+
+# What a module does wrong that only the kernel's log tells.
+test_trouble() {
+	local kernel=$1 what=$2 words=$3 krel
+
+	krel=$(sed -n "s/^$kernel = //p" "$tmp/releases")
+	mkdir "$tmp/$what"
+	cp trouble/* "$tmp/$what/"
+	make -s -C "/lib/modules/$krel/build" M="$tmp/$what" modules \
+		CONFIG_DEBUG_INFO_BTF_MODULES= >&2
+	guest -k "$kernel" -- \
+		sh -c "insmod $tmp/$what/trouble.ko make=$what; sleep 1"
+	ok "$what: 125" is "$status" 125
+	ok "$what: the kernel's words" says "$words" stderr
+}
+
+test_device_left() {
+	qemu-img create -q -f qcow2 "$tmp/image" 1M
+	guest -- dmsetup create forgotten \
+		--table "0 2048 qcow2 $tmp/image 1 read_only"
+	ok "device left: 125" is "$status" 125
+	ok "device left: its name" says 'devices left: forgotten' stderr
+}
+
+for kernel in 6.12 6.1; do
+	test_command $kernel
+done
+test_icount
+test_time_limit
+test_panic
+test_trouble 6.1 warning 'WARNING: .* trouble_init'
+test_trouble 6.12 oops 'Kernel panic'
+test_trouble 6.12 leak 'Objects remaining|still has objects'
+test_device_left
+echo "1..$count"
+((failed == 0))
