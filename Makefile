@@ -16,6 +16,9 @@ KREL = $(shell sed -n 's/.*UTS_RELEASE "\(.*\)"/\1/p' \
 	$(KDIR)/include/generated/utsrelease.h)
 MODULE = $(BUILD)/module-$(KREL)
 
+# Kbuild mentions it every time when it finds no vmlinux to make BTF with.
+NO_BTF = $(if $(wildcard $(KDIR)/vmlinux),,CONFIG_DEBUG_INFO_BTF_MODULES=)
+
 # The two Debian 12 kernels that everything is tested on.
 KERNELS = 6.12 6.1
 
@@ -64,7 +67,7 @@ _module:
 	@rsync -rt --delete --include='*/' --include='*.[ch]' --exclude='*' \
 		dm-qcow2/ $(MODULE)/dm-qcow2/
 	@rsync -t Kbuild $(MODULE)/Kbuild
-	$(MAKE) -C $(KDIR) M=$(abspath $(MODULE)) modules
+	$(MAKE) -C $(KDIR) M=$(abspath $(MODULE)) $(NO_BTF) modules
 
 # --- the core in user space -------------------------------------------------
 #
