@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * This file owns the walk from a guest offset through L1 and L2 to a mapping.
+ * It comes in two forms over one body: qcow2_map_peek() uses what is in memory
+ * and never waits, qcow2_map() reads what is missing and reports what is wrong.
+ *
+ * A run never leaves its L2 slice: 32 MiB of guest with 64 KiB clusters.
+ */
+#include "map.h"
+#include "metacache.h"
+#include "overlap.h"
+
+#define L1_WINDOW (1u << 20)
+
+/* Host offset of the L1 entry that covers @guest. */
+u64 qcow2_l1_entry_offset(const struct qcow2_image *img, u64 guest)
+{
+	return img->hdr.l1_offset + qcow2_l1_index(&img->hdr, guest) * 8;
+}
+
+/* Host offset of the L2 entry of @guest in the table at @table. */
+u64 qcow2_l2_entry_offset(const struct qcow2_image *img, u64 guest, u64 table)
+{
+	return table + (u64)qcow2_l2_index(&img->hdr, guest) * 8;
+}
+
+/* Guest offset of the first byte that the slice of @guest does not cover. */
+u64 qcow2_slice_end(const struct qcow2_image *img, u64 guest)
+{
+	u64 covers = (u64)(img->cache.block_size / 8) << img->hdr.cluster_bits;
+
+	return (guest & ~(covers - 1)) + covers;
+}
+
+/*
+ * A data cluster may be cut short by the end of the file (the rest reads as
+ * zeros) but not lie beyond it: that is a truncated image (as qemu-img check
+ * has it).
+ */
+static bool in_host(const struct qcow2_image *img, u64 host)
+{
+	return host < READ_ONCE(img->host_end);
+}
+
+static __be64 load_entry(const __be64 *p)
+{
+	return READ_ONCE(*p);
+}
+
+/* Decodes one entry and checks what decoding alone cannot. */
+static int decode(const struct qcow2_image *img, const __be64 *p,
+		  struct qcow2_entry *e)
+{
+	int ret = qcow2_l2_decode(&img->hdr, load_entry(p), e);
+
+	if (ret)
+		return ret;
+	/* a reserved cluster may not exist yet; data must */
+	if (e->kind == QCOW2_DATA && !in_host(img, e->host))
+		return -EUCLEAN;
+	return 0;
+}
+
+/* Fills @m from the entries of one slice; the first entry must be sound. */
+static int map_run(const struct qcow2_image *img, u64 guest, u64 len,
+		   const struct qcow2_block *slice, u64 table,
+		   struct qcow2_mapping *m)
+{
+	u32 cs = qcow2_cluster_size(&img->hdr);
+	const __be64 *p = qcow2_block_entry(img, slice,
+			qcow2_l2_entry_offset(img, guest, table));
+	u64 end = min(guest + len, qcow2_slice_end(img, guest));
+	u64 pos = qcow2_cluster_start(&img->hdr, guest) + cs;
+	struct qcow2_entry first, e;
+	int ret;
+
+	ret = decode(img, p, &first);
+	if (ret)
+		return ret;
+	m->kind = first.kind;
+	m->host = first.host + qcow2_in_cluster(&img->hdr, guest);
+	m->in_place = first.kind == QCOW2_DATA && first.copied;
+
+	for (; pos < end; pos += cs) {
+		if (decode(img, ++p, &e) || e.kind != first.kind ||
+		    e.kind == QCOW2_COMPRESSED)
+			break;
+		if (e.kind == QCOW2_DATA &&
+		    (e.copied != first.copied ||
+		     e.host != first.host +
+		     (pos - qcow2_cluster_start(&img->hdr, guest))))
+			break;
+	}
+	m->len = min(pos, end) - guest;
+	return 0;
+}
+
+/* What the pair of blocks says about trust and durability. */
+static void judge(const struct qcow2_image *img, const struct qcow2_block *l1,
+		  bool table_copied, const struct qcow2_block *slice,
+		  struct qcow2_mapping *m)
+{
+	/* pairs with the release in qcow2_overlap_add() */
+	u32 gen = smp_load_acquire(&img->overlap_gen);
+
+	m->in_place = m->in_place && table_copied && gen &&
+		READ_ONCE(slice->checked) == gen;
+	m->durable = qcow2_block_durable(l1) && qcow2_block_durable(slice);
+}
+
+static void map_nothing(const struct qcow2_image *img, u64 guest, u64 len,
+			struct qcow2_mapping *m)
+{
+	u64 covers = BIT_ULL(qcow2_l1_shift(&img->hdr));
+
+	*m = (struct qcow2_mapping){
+		.kind = QCOW2_UNALLOCATED,
+		.len = min(len, covers - (guest & (covers - 1))),
+	};
+}
+
+/**
+ * qcow2_map_peek() - look a mapping up in memory
+ * @img: the image
+ * @guest: guest offset in bytes, inside the virtual disk
+ * @len: bytes wanted, at least 1
+ * @m: filled in on success
+ *
+ * Context: any; does not sleep, takes no lock. To use the mapping for I/O, be
+ * inside port_epoch_enter() from before this call until the I/O has ended.
+ * Return: 0, or -EWOULDBLOCK: ask qcow2_map(), which may read, or has something
+ * to say.
+ */
+int qcow2_map_peek(struct qcow2_image *img, u64 guest, u64 len,
+		   struct qcow2_mapping *m)
+{
+	struct qcow2_block *l1, *slice;
+	u64 pos = qcow2_l1_entry_offset(img, guest);
+	u64 table;
+	bool copied;
+	int ret = -EWOULDBLOCK;
+
+	rcu_read_lock();
+	l1 = qcow2_cache_peek(img, QCOW2_BLOCK_L1, qcow2_block_start(img, pos));
+	if (!l1 || qcow2_l1_decode(&img->hdr,
+				   load_entry(qcow2_block_entry(img, l1, pos)),
+				   &table, &copied))
+		goto out;
+	if (!table) {
+		map_nothing(img, guest, len, m);
+		ret = 0;
+		goto out;
+	}
+	pos = qcow2_l2_entry_offset(img, guest, table);
+	slice = qcow2_cache_peek(img, QCOW2_BLOCK_L2, qcow2_block_start(img, pos));
+	if (!slice || map_run(img, guest, len, slice, table, m))
+		goto out;
+	judge(img, l1, copied, slice, m);
+	ret = 0;
+out:
+	rcu_read_unlock();
+	return ret;
+}
+
+/**
+ * qcow2_map_l1_block() - the L1 block of a guest offset
+ * @img: the image
+ * @guest: guest offset in bytes
+ * @l1: the block, pinned
+ *
+ * Context: may sleep.
+ * Return: 0 or the error of a read.
+ */
+int qcow2_map_l1_block(struct qcow2_image *img, u64 guest,
+		       struct qcow2_block **l1)
+{
+	u64 pos = qcow2_l1_entry_offset(img, guest);
+	u64 start = (pos - img->hdr.l1_offset) & ~(L1_WINDOW - 1ull);
+	u64 left = round_up((u64)img->hdr.l1_entries * 8 - start,
+			    (u64)img->cache.block_size);
+
+	return qcow2_cache_get(img, QCOW2_BLOCK_L1, qcow2_block_start(img, pos),
+			       img->hdr.l1_offset + start,
+			       min_t(u64, L1_WINDOW, left), l1);
+}
+
+/**
+ * qcow2_map_l1() - the L2 table of a guest offset
+ * @img: the image
+ * @guest: guest offset in bytes
+ * @l1: the L1 block, pinned
+ * @table: host offset of the L2 table, 0 if there is none
+ * @copied: the table may be changed in place
+ *
+ * Context: may sleep.
+ * Return: 0, -EUCLEAN (reported), or the error of a read.
+ */
+int qcow2_map_l1(struct qcow2_image *img, u64 guest, struct qcow2_block **l1,
+		 u64 *table, bool *copied)
+{
+	__be64 raw;
+	int ret;
+
+	ret = qcow2_map_l1_block(img, guest, l1);
+	if (ret)
+		return ret;
+	raw = load_entry(qcow2_block_entry(img, *l1,
+					   qcow2_l1_entry_offset(img, guest)));
+	ret = qcow2_l1_decode(&img->hdr, raw, table, copied);
+	if (!ret && *table && !in_host(img, *table))
+		ret = -EUCLEAN;
+	if (ret) {
+		qcow2_cache_put(img, *l1);
+		return qcow2_corrupt(img, "L1 table: entry %llu is %#llx: reserved bits, or not a cluster of this file",
+				     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
+				     (unsigned long long)be64_to_cpu(raw));
+	}
+	return 0;
+}
+
+/*
+ * Looks whether every entry of a slice points outside the metadata. A slice
+ * that fails is not trusted; each write through it is then checked by itself.
+ */
+static void check_slice(struct qcow2_image *img, struct qcow2_block *slice)
+{
+	/* pairs with the release in qcow2_overlap_add() */
+	u32 gen = smp_load_acquire(&img->overlap_gen);
+	const __be64 *p = slice->data;
+	u32 i;
+
+	if (!gen || READ_ONCE(slice->checked) == gen)
+		return;
+	for (i = 0; i < img->cache.block_size / 8; i++) {
+		struct qcow2_entry e;
+
+		if (qcow2_l2_decode(&img->hdr, load_entry(&p[i]), &e))
+			return;
+		if ((e.kind == QCOW2_DATA || e.kind == QCOW2_ZERO_ALLOC) &&
+		    qcow2_overlap_find(img, qcow2_cluster_index(&img->hdr, e.host), 1))
+			return;
+	}
+	WRITE_ONCE(slice->checked, gen);
+}
+
+/**
+ * qcow2_map_slice() - the L2 slice of a guest offset
+ * @img: the image
+ * @guest: guest offset in bytes
+ * @table: host offset of its L2 table, not 0
+ * @slice: the slice, pinned and, once the image is activated, checked
+ *
+ * Context: may sleep.
+ * Return: 0, -EUCLEAN (reported), or the error of a read.
+ */
+int qcow2_map_slice(struct qcow2_image *img, u64 guest, u64 table,
+		    struct qcow2_block **slice)
+{
+	u64 pos = qcow2_l2_entry_offset(img, guest, table);
+	int ret;
+
+	ret = qcow2_cache_get(img, QCOW2_BLOCK_L2, qcow2_block_start(img, pos),
+			      table, qcow2_cluster_size(&img->hdr), slice);
+	if (ret == -EUCLEAN)
+		return qcow2_corrupt(img, "L1 table: entry %llu names an L2 table at %#llx, where other metadata is",
+				     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
+				     (unsigned long long)table);
+	if (!ret)
+		check_slice(img, *slice);
+	return ret;
+}
+
+static int report_entry(struct qcow2_image *img, u64 guest,
+			const struct qcow2_block *slice, __be64 raw)
+{
+	return qcow2_corrupt(img, "L2 table %llu (at %#llx): entry %u is %#llx: reserved bits, or not a cluster of this file (%llu bytes)",
+			     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
+			     (unsigned long long)qcow2_cluster_start(&img->hdr, slice->offset),
+			     qcow2_l2_index(&img->hdr, guest),
+			     (unsigned long long)be64_to_cpu(raw),
+			     (unsigned long long)READ_ONCE(img->host_end));
+}
+
+/**
+ * qcow2_map_entry() - decode the L2 entry of a guest offset
+ * @img: the image
+ * @guest: guest offset in bytes
+ * @slice: its slice, pinned
+ * @e: filled in on success
+ *
+ * Context: may sleep (it may have to report).
+ * Return: 0 or -EUCLEAN (reported).
+ */
+int qcow2_map_entry(struct qcow2_image *img, u64 guest,
+		    const struct qcow2_block *slice, struct qcow2_entry *e)
+{
+	const __be64 *p = qcow2_block_entry(img, slice,
+			(u64)qcow2_l2_index(&img->hdr, guest) * 8);
+	int ret = decode(img, p, e);
+
+	return ret ? report_entry(img, guest, slice, load_entry(p)) : 0;
+}
+
+/**
+ * qcow2_map() - look a mapping up, reading what is not in memory
+ * @img: the image
+ * @guest: guest offset in bytes, inside the virtual disk
+ * @len: bytes wanted, at least 1
+ * @m: filled in on success
+ *
+ * Context: may sleep; no lock held. About epochs see qcow2_map_peek().
+ * Return: 0; -EUCLEAN for an entry that no writer may store (reported, and the
+ * mode is lowered); the error of a read.
+ */
+int qcow2_map(struct qcow2_image *img, u64 guest, u64 len,
+	      struct qcow2_mapping *m)
+{
+	struct qcow2_block *l1, *slice;
+	u64 table;
+	bool copied;
+	int ret;
+
+	ret = qcow2_map_l1(img, guest, &l1, &table, &copied);
+	if (ret)
+		return ret;
+	if (!table) {
+		map_nothing(img, guest, len, m);
+		goto out_l1;
+	}
+	ret = qcow2_map_slice(img, guest, table, &slice);
+	if (ret)
+		goto out_l1;
+	ret = map_run(img, guest, len, slice, table, m);
+	if (ret)
+		ret = report_entry(img, guest, slice,
+				   load_entry(qcow2_block_entry(img, slice,
+					qcow2_l2_entry_offset(img, guest, table))));
+	else
+		judge(img, l1, copied, slice, m);
+	qcow2_cache_put(img, slice);
+out_l1:
+	qcow2_cache_put(img, l1);
+	return ret;
+}

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The one door between the core and its environment.
+ *
+ * The core is written against the names of the kernel. In the module this file
+ * includes the kernel's headers; in the tools and the tests it includes
+ * port-user.h, which gives the same names on pthreads. The core includes
+ * nothing else of either world.
+ */
+#ifndef QCOW2_PORT_H
+#define QCOW2_PORT_H
+
+#ifdef __KERNEL__
+
+#include <linux/atomic.h>
+#include <linux/bitops.h>
+#include <linux/bug.h>
+#include <linux/build_bug.h>
+#include <linux/errno.h>
+#include <linux/hash.h>
+#include <linux/kernel.h>
+#include <linux/list.h>
+#include <linux/log2.h>
+#include <linux/minmax.h>
+#include <linux/mutex.h>
+#include <linux/overflow.h>
+#include <linux/rculist.h>
+#include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/srcu.h>
+#include <linux/string.h>
+#include <linux/types.h>
+#include <linux/wait.h>
+#include <asm/byteorder.h>
+
+/*
+ * Memory of the core. Everything is allocated without I/O: the image may be
+ * what reclaim is waiting for. Blocks are naturally aligned up to a page, so
+ * that they can be given to direct I/O.
+ */
+static inline void *port_alloc(size_t size)
+{
+	return kmalloc(size, GFP_NOIO);
+}
+
+static inline void *port_zalloc(size_t size)
+{
+	return kzalloc(size, GFP_NOIO);
+}
+
+static inline void port_free(void *p)
+{
+	kfree(p);
+}
+
+/* Large arrays, never given to I/O. */
+static inline void *port_vzalloc(size_t size)
+{
+	unsigned int noio = memalloc_noio_save();
+	void *p = kvzalloc(size, GFP_KERNEL);
+
+	memalloc_noio_restore(noio);
+	return p;
+}
+
+static inline void port_vfree(void *p)
+{
+	kvfree(p);
+}
+
+/*
+ * An epoch tells when every I/O that was mapped before a moment has ended:
+ * port_epoch_enter() before the lookup, port_epoch_exit() after the I/O, from
+ * any context. It is SRCU without its lockdep half, because the two ends of a
+ * bio run in different tasks.
+ */
+struct port_epoch {
+	struct srcu_struct srcu;
+};
+
+static inline int port_epoch_init(struct port_epoch *e)
+{
+	return init_srcu_struct(&e->srcu);
+}
+
+static inline void port_epoch_destroy(struct port_epoch *e)
+{
+	cleanup_srcu_struct(&e->srcu);
+}
+
+static inline int port_epoch_enter(struct port_epoch *e)
+{
+	return __srcu_read_lock(&e->srcu);
+}
+
+static inline void port_epoch_exit(struct port_epoch *e, int idx)
+{
+	__srcu_read_unlock(&e->srcu, idx);
+}
+
+/* A cookie for port_epoch_done(); never sleeps. */
+static inline u64 port_epoch_start(struct port_epoch *e)
+{
+	return start_poll_synchronize_srcu(&e->srcu);
+}
+
+static inline bool port_epoch_done(struct port_epoch *e, u64 cookie)
+{
+	return poll_state_synchronize_srcu(&e->srcu, cookie);
+}
+
+/* Waits for every I/O now under way; may sleep. */
+static inline void port_epoch_sync(struct port_epoch *e)
+{
+	synchronize_srcu(&e->srcu);
+}
+
+#else
+#include "port-user.h"
+#endif
+
+#endif /* QCOW2_PORT_H */
