@@ -16,11 +16,20 @@ KREL = $(shell sed -n 's/.*UTS_RELEASE "\(.*\)"/\1/p' \
 	$(KDIR)/include/generated/utsrelease.h)
 MODULE = $(BUILD)/module-$(KREL)
 
-# Kbuild mentions it every time when it finds no vmlinux to make BTF with.
+# Kbuild mentions it every time when it finds no vmlinux to make BTF with, or
+# no key to sign with.
+NO_KEY = $(if $(wildcard $(KDIR)/certs/signing_key.pem),,CONFIG_MODULE_SIG_ALL=)
 NO_BTF = $(if $(wildcard $(KDIR)/vmlinux),,CONFIG_DEBUG_INFO_BTF_MODULES=)
 
 # The two Debian 12 kernels that everything is tested on.
 KERNELS = 6.12 6.1
+export KERNELS
+
+# V=1 shows the commands, -s nothing.
+V ?= 0
+Q := $(if $(filter 0,$(V)),@)
+SAY := $(if $(findstring s,$(firstword -$(MAKEFLAGS))),,$(Q))
+say = $(if $(SAY),@printf '  %-7s %s\n' $(1) '$(2)',@:)
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -67,7 +76,7 @@ _module:
 	@rsync -rt --delete --include='*/' --include='*.[ch]' --exclude='*' \
 		dm-qcow2/ $(MODULE)/dm-qcow2/
 	@rsync -t Kbuild $(MODULE)/Kbuild
-	$(MAKE) -C $(KDIR) M=$(abspath $(MODULE)) $(NO_BTF) modules
+	$(Q)$(MAKE) -C $(KDIR) M=$(abspath $(MODULE)) $(NO_BTF) modules
 
 # --- the core in user space -------------------------------------------------
 #
@@ -78,7 +87,6 @@ _module:
 #	$(BUILD)/asan		ASan and UBSan	unit tests
 #	$(BUILD)/tsan		TSan		stress tests
 
-CC ?= gcc
 WERROR ?=
 WARNINGS := -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers \
 	-Wcast-align -Wformat=2 -Winit-self -Wmissing-declarations \
@@ -106,16 +114,17 @@ objects = $(patsubst %.c,$(BUILD)/$(1)/%.o,$(2))
 define variant
 $$(BUILD)/$(1)/%.o: %.c
 	@mkdir -p $$(@D)
-	$$(CC) $$(USER_CFLAGS) $$(EXTRA_CFLAGS) $$($(1)_FLAGS) $$(CFLAGS) \
+	$$(call say,CC,$$@)
+	$$(Q)$$(CC) $$(USER_CFLAGS) $$(EXTRA_CFLAGS) $$($(1)_FLAGS) $$(CFLAGS) \
 		-c -o $$@ $$<
 
 $$(BUILD)/$(1)/core.a: $$(call objects,$(1),$$(CORE_SRCS))
-	@rm -f $$@
-	$$(AR) crs $$@ $$^
+	$$(call say,AR,$$@)
+	$$(Q)rm -f $$@ && $$(AR) crs $$@ $$^
 
 $$(BUILD)/$(1)/lib.a: $$(call objects,$(1),$$(LIB_SRCS))
-	@rm -f $$@
-	$$(AR) crs $$@ $$^
+	$$(call say,AR,$$@)
+	$$(Q)rm -f $$@ && $$(AR) crs $$@ $$^
 endef
 $(foreach v,plain asan tsan,$(eval $(call variant,$(v))))
 
@@ -127,7 +136,8 @@ tools: $(if $(TOOL_SRCS),$(BUILD)/qcow2setup) ## qcow2setup
 $(TOOL_OBJS): EXTRA_CFLAGS = $(TOOL_CFLAGS)
 
 $(BUILD)/qcow2setup: $(TOOL_OBJS) $(BUILD)/plain/core.a
-	$(CC) $(plain_FLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(TOOL_LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(plain_FLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(TOOL_LIBS)
 
 # --- the tests --------------------------------------------------------------
 
@@ -140,7 +150,8 @@ $$(call objects,$(2),$$(wildcard tests/$(1)/*.c)): EXTRA_CFLAGS = -Itests/lib
 $$(BUILD)/tests/$(1)/%: $$(BUILD)/$(2)/tests/$(1)/%.o $$(BUILD)/$(2)/lib.a \
 		$$(BUILD)/$(2)/core.a
 	@mkdir -p $$(@D)
-	$$(CC) $$($(2)_FLAGS) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(USER_LIBS)
+	$$(call say,LD,$$@)
+	$$(Q)$$(CC) $$($(2)_FLAGS) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(USER_LIBS)
 
 .PHONY: $(1)-programs
 $(1)-programs: $$($(1)_PROGRAMS)
@@ -153,7 +164,7 @@ $(foreach v,plain asan tsan,$(eval \
 .SECONDARY:
 
 # Headers and libraries may only come with deps, so make looks again after it.
-AFTER_DEPS = $(MAKE) --no-print-directory BUILD=$(BUILD)
+AFTER_DEPS = $(MAKE) --no-print-directory -j$(shell nproc)
 
 .PHONY: test
 test: deps ## everything: check, unit, crash, stress, guest and demo
@@ -188,7 +199,7 @@ DKMS_SRC = $(DESTDIR)/usr/src/dm-qcow2-$(VERSION)
 .PHONY: install
 install: module tools ## install module, qcow2setup and its manual
 	$(MAKE) -C $(KDIR) M=$(abspath $(MODULE)) INSTALL_MOD_DIR=updates \
-		$(if $(DESTDIR),INSTALL_MOD_PATH=$(abspath $(DESTDIR))) \
+		$(NO_KEY) $(if $(DESTDIR),INSTALL_MOD_PATH=$(abspath $(DESTDIR))) \
 		modules_install
 	$(if $(DESTDIR),,depmod $(KREL))
 	install -D -m 755 $(BUILD)/qcow2setup \
