@@ -14,6 +14,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <limits.h>
+#include <linux/types.h> /* __be16 and so on: system headers bring them, too */
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -27,9 +28,6 @@ typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
 typedef int64_t s64;
-typedef u16 __be16;
-typedef u32 __be32;
-typedef u64 __be64;
 
 #define __force
 #define __rcu
