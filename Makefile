@@ -159,6 +159,7 @@ endef
 $(eval $(call programs,unit,asan))
 $(eval $(call programs,crash,plain))
 $(eval $(call programs,stress,tsan))
+$(eval $(call programs,functional,plain))
 $(foreach v,plain asan tsan,$(eval \
 	$(call objects,$(v),$(LIB_SRCS)): EXTRA_CFLAGS = -Itests/lib))
 .SECONDARY:
@@ -168,7 +169,8 @@ AFTER_DEPS = $(MAKE) --no-print-directory -j$(shell nproc)
 
 .PHONY: test
 test: deps ## everything: check, unit, crash, stress, guest and demo
-	@$(AFTER_DEPS) tools unit-programs crash-programs stress-programs
+	@$(AFTER_DEPS) tools unit-programs crash-programs stress-programs \
+		functional-programs
 	@tests/run
 
 .PHONY: check
@@ -183,7 +185,7 @@ test-unit test-crash test-stress: test-%:
 	@tests/run $*
 
 .PHONY: test-guest
-test-guest: tools ## the module in a guest, on every kernel; TESTS=PATTERN
+test-guest: tools functional-programs ## the module in a guest, on every kernel; TESTS=PATTERN
 	@tests/run guest
 
 .PHONY: demo
