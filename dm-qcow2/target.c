@@ -1,34 +1,167 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The device-mapper target "qcow2": registered, but maps nothing yet.
+ * The device-mapper target "qcow2": a qcow2 image, mapped in the kernel.
+ *
+ * This file owns the target's face to device-mapper: construction, suspend and
+ * resume, limits, the module. The way of a bio is in io.c, the format in core/.
  */
-#include <linux/device-mapper.h>
+#include <linux/blkdev.h>
 #include <linux/module.h>
+#include <linux/sched/mm.h>
 
-#define DM_MSG_PREFIX "qcow2"
+#include "dm-qcow2.h"
+#include "core/commit.h"
+
+static int check_length(struct dm_target *ti, const struct dm_qcow2 *c)
+{
+	sector_t have = c->host->img->hdr.size >> SECTOR_SHIFT;
+	unsigned int unit = c->args.sector_size >> SECTOR_SHIFT;
+
+	if (ti->len > have) {
+		DMERR("%s: the table asks for %llu sectors, the image has %llu",
+		      c->host->name, (unsigned long long)ti->len,
+		      (unsigned long long)have);
+		ti->error = "The device would be longer than the image";
+		return -EINVAL;
+	}
+	if (ti->len & (unit - 1)) {
+		ti->error = "The length is not a multiple of the sector size";
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static void set_target(struct dm_target *ti, struct dm_qcow2 *c)
+{
+	ti->private = c;
+	ti->num_flush_bios = 1;
+	ti->flush_supported = true;
+	ti->per_io_data_size = sizeof(struct dm_qcow2_io);
+	ti->limit_swap_bios = true;
+}
 
 static int qcow2_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 {
-	ti->error = "Not implemented";
-	return -EOPNOTSUPP;
+	struct dm_qcow2 *c = kzalloc(sizeof(*c), GFP_KERNEL);
+	struct dm_qcow2_host *h;
+	int ret;
+
+	if (!c) {
+		ti->error = "Out of memory";
+		return -ENOMEM;
+	}
+	c->ti = ti;
+	ret = dm_qcow2_parse_args(argc, argv, &c->args, &ti->error);
+	if (ret)
+		goto out;
+	if (!(dm_table_get_mode(ti->table) & BLK_OPEN_WRITE))
+		c->args.read_only = true;
+	c->args.path = kstrdup(argv[0], GFP_KERNEL);
+	if (!c->args.path) {
+		ti->error = "Out of memory";
+		ret = -ENOMEM;
+		goto out;
+	}
+	h = dm_qcow2_host_get(c, &ti->error);
+	if (IS_ERR(h)) {
+		ret = PTR_ERR(h);
+		goto out;
+	}
+	ret = check_length(ti, c);
+	if (ret) {
+		dm_qcow2_host_put(c);
+		goto out;
+	}
+	set_target(ti, c);
+	return 0;
+out:
+	kfree(c->args.path);
+	kfree(c);
+	return ret;
 }
 
 static void qcow2_dtr(struct dm_target *ti)
 {
+	struct dm_qcow2 *c = ti->private;
+
+	dm_qcow2_host_put(c);
+	kfree(c->args.path);
+	kfree(c);
 }
 
-static int qcow2_map(struct dm_target *ti, struct bio *bio)
+/*
+ * Every bio has ended. Unless the user said noflush, a suspended device is
+ * clean (rule O15); cache and locks stay.
+ */
+static void qcow2_postsuspend(struct dm_target *ti)
 {
-	return DM_MAPIO_KILL;
+	struct dm_qcow2 *c = ti->private;
+	unsigned int noio;
+
+	if (dm_noflush_suspending(ti))
+		return;
+	noio = memalloc_noio_save();
+	if (qcow2_commit(c->host->img))
+		DMERR("%s: suspended, but not everything could be written back",
+		      c->host->name);
+	memalloc_noio_restore(noio);
 }
 
+static void qcow2_resume(struct dm_target *ti)
+{
+	struct dm_qcow2 *c = ti->private;
+	unsigned int noio = memalloc_noio_save();
+
+	qcow2_space_found(c->host->img);
+	memalloc_noio_restore(noio);
+}
+
+/*
+ * By reporting no device we keep dm from stacking limits that do not concern
+ * us: discard, write-zeroes, the sector size. What does is in qcow2_io_hints().
+ */
+static int qcow2_iterate_devices(struct dm_target *ti,
+				 iterate_devices_callout_fn fn, void *data)
+{
+	return 0;
+}
+
+static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
+{
+	struct dm_qcow2 *c = ti->private;
+	struct dm_qcow2_host *h = c->host;
+	u32 align = h->align;
+
+	limits->logical_block_size = c->args.sector_size;
+	limits->physical_block_size = max(c->args.sector_size, align);
+	limits->io_min = limits->physical_block_size;
+	limits->io_opt = qcow2_cluster_size(&h->img->hdr);
+	limits->dma_alignment = SECTOR_SIZE - 1;
+	if (h->bdev)
+		limits->dma_alignment = max_t(unsigned int,
+					      limits->dma_alignment,
+					      bdev_dma_alignment(h->bdev));
+}
+
+/*
+ * The version tells the tool what it may use: the first number changes when
+ * something is taken away, the second when something comes, the third when
+ * something is mended.
+ */
 static struct target_type qcow2_target = {
 	.name = "qcow2",
-	.version = { 0, 0, 0 },
+	.version = { 1, 0, 0 },
 	.module = THIS_MODULE,
 	.ctr = qcow2_ctr,
 	.dtr = qcow2_dtr,
-	.map = qcow2_map,
+	.map = dm_qcow2_map,
+	.end_io = dm_qcow2_end_io,
+	.postsuspend = qcow2_postsuspend,
+	.resume = qcow2_resume,
+	.status = dm_qcow2_status,
+	.message = dm_qcow2_message,
+	.iterate_devices = qcow2_iterate_devices,
+	.io_hints = qcow2_io_hints,
 };
 
 static int __init dm_qcow2_init(void)
@@ -39,6 +172,8 @@ static int __init dm_qcow2_init(void)
 static void __exit dm_qcow2_exit(void)
 {
 	dm_unregister_target(&qcow2_target);
+	/* cached metadata is freed by call_rcu() */
+	rcu_barrier();
 }
 
 module_init(dm_qcow2_init);

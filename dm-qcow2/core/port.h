@@ -87,6 +87,8 @@ static inline int port_epoch_init(struct port_epoch *e)
 
 static inline void port_epoch_destroy(struct port_epoch *e)
 {
+	/* a grace period that somebody started and nobody waited for must end */
+	synchronize_srcu(&e->srcu);
 	cleanup_srcu_struct(&e->srcu);
 }
 

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the files of the module share: the host (one image file, opened once,
+ * whoever uses it), the table that uses it, and the life of one bio.
+ *
+ * Locks, outermost first, all above those of core/image.h:
+ *
+ *   R:  registry_lock, a mutex: the list of hosts, their users' counts
+ *   U:  host->users_lock, a mutex: the tables that hear of a mode change
+ *   X:  host->rmw_lock, a mutex: read-modify-write below the host's alignment
+ *   J:  host->jobs_lock, a spinlock, taken with interrupts off: the lists of
+ *       jobs; a leaf
+ *   I:  set before anyone else sees the object, constant after
+ */
+#ifndef DM_QCOW2_H
+#define DM_QCOW2_H
+
+#include <linux/bio.h>
+#include <linux/device-mapper.h>
+#include <linux/fs.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/percpu.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+
+#include "core/image.h"
+#include "core/write.h"
+
+#define DM_MSG_PREFIX "qcow2"
+
+#define DM_QCOW2_MAX_THREADS 8
+
+/**
+ * struct dm_qcow2_args - a parsed table line
+ * @path: image, an absolute path or what dm_get_device() takes
+ * @read_only: attach read-only
+ * @cache_bytes: bound of the metadata cache, 0 for the default
+ * @sector_size: logical block size of the device in bytes
+ */
+struct dm_qcow2_args {
+	char *path;
+	bool read_only;
+	bool has_sector_size;
+	u64 cache_bytes;
+	u32 sector_size;
+};
+
+int dm_qcow2_parse_args(unsigned int argc, char **argv,
+			struct dm_qcow2_args *args, char **error);
+
+/* Per CPU: which way the bios went. */
+struct dm_qcow2_counts {
+	u64 inlined;
+	u64 worker;
+};
+
+/**
+ * struct dm_qcow2_host - one image file or device, opened once
+ * @link: R: in the registry
+ * @users: R: tables that hold it
+ * @writers: R: those that may write
+ * @owner: R: the mapped device of the writers
+ * @name: I: for messages
+ * @inode: I: of a regular file, or NULL
+ * @bdev: I: the block device, or NULL
+ * @file: I: opened by path, holds the locks; NULL for a major:minor
+ * @locked: I: QEMU's image locks are held
+ * @read_only: I: opened read-only
+ * @direct: I: the filesystem does direct I/O
+ * @align: I: smallest unit of I/O in bytes, 512 or more
+ * @size0: I: size of the file when it was opened, in bytes
+ * @img: I: the image
+ * @bs: I: for bios of our own
+ * @rmw_page: X: bounce buffer
+ * @jobs: J: bios for the workers
+ * @flushes: J: bios for the committer
+ * @idle: where workers wait
+ * @commit_wait: where the committer waits
+ * @tables: U: struct dm_qcow2
+ */
+struct dm_qcow2_host {
+	struct list_head link;
+	unsigned int users;
+	unsigned int writers;
+	struct mapped_device *owner;
+
+	char *name;
+	struct inode *inode;
+	struct block_device *bdev;
+	struct file *file;
+	bool locked;
+	bool read_only;
+	bool direct;
+	u32 align;
+	loff_t size0;
+
+	struct qcow2_image *img;
+	struct bio_set bs;
+
+	struct mutex rmw_lock;
+	void *rmw_page;
+
+	spinlock_t jobs_lock;
+	struct list_head jobs;
+	struct list_head flushes;
+	wait_queue_head_t idle;
+	wait_queue_head_t commit_wait;
+	unsigned int nr_threads;
+	struct task_struct *threads[DM_QCOW2_MAX_THREADS];
+	struct task_struct *committer;
+
+	struct mutex users_lock;
+	struct list_head tables;
+	struct dm_qcow2_counts __percpu *counts;
+};
+
+/**
+ * struct dm_qcow2 - one table line in use
+ * @ti: the target
+ * @host: the image
+ * @dev: our claim on the block device that is the image, or NULL
+ * @args: what the table line said
+ * @link: host.users_lock: in host->tables
+ */
+struct dm_qcow2 {
+	struct dm_target *ti;
+	struct dm_qcow2_host *host;
+	struct dm_dev *dev;
+	struct dm_qcow2_args args;
+	struct list_head link;
+};
+
+/* Where a bio is on its way; for whoever looks at a hang. */
+enum dm_qcow2_stage {
+	DM_QCOW2_NEW,
+	DM_QCOW2_MAP,		/* a worker is to look the mapping up */
+	DM_QCOW2_READY,		/* mapped; a worker is to submit it */
+	DM_QCOW2_SUBMITTED,	/* with the host */
+	DM_QCOW2_LINK,		/* written; a worker is to end the step */
+	DM_QCOW2_COMMIT,	/* waits for the committer */
+	DM_QCOW2_DONE,
+};
+
+/**
+ * struct dm_qcow2_io - the state of one bio, in its per-bio data
+ * @bio: the bio, a clone that dm made
+ * @host: the image
+ * @guest: offset in the virtual disk of what is left, in bytes
+ * @stage: see above
+ * @commit: complete only after a commit (FUA through metadata, FLUSH)
+ * @in_epoch: @epoch is held
+ * @stepping: @write is a step that must be ended
+ * @error: first error, negative
+ * @left: what is left of the bio
+ * @piece: bytes of the piece that is with the host
+ * @pos: its host offset in bytes
+ */
+struct dm_qcow2_io {
+	struct bio *bio;
+	struct dm_qcow2_host *host;
+	u64 guest;
+	enum dm_qcow2_stage stage;
+	bool commit;
+	bool in_epoch;
+	bool stepping;
+	int epoch;
+	int error;
+	struct bvec_iter left;
+	u64 pos;
+	u32 piece;
+	struct list_head link;
+	struct qcow2_waiter waiter;
+	struct qcow2_write write;
+	struct kiocb iocb;
+	atomic_t iocb_refs;
+	long iocb_ret;
+};
+
+/* io.c */
+int dm_qcow2_map(struct dm_target *ti, struct bio *bio);
+int dm_qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error);
+void dm_qcow2_run_job(struct dm_qcow2_io *io);
+void dm_qcow2_finish(struct dm_qcow2_io *io, int error);
+void dm_qcow2_piece_done(struct dm_qcow2_io *io, int error);
+
+/* worker.c */
+int dm_qcow2_start_threads(struct dm_qcow2_host *h);
+void dm_qcow2_stop_threads(struct dm_qcow2_host *h);
+void dm_qcow2_queue_job(struct dm_qcow2_io *io);
+void dm_qcow2_queue_commit(struct dm_qcow2_io *io);
+
+/* backend-bdev.c, backend-file.c */
+extern const struct qcow2_backend_ops dm_qcow2_bdev_ops;
+extern const struct qcow2_backend_ops dm_qcow2_file_ops;
+void dm_qcow2_bdev_submit(struct dm_qcow2_io *io);
+void dm_qcow2_file_submit(struct dm_qcow2_io *io);
+void dm_qcow2_file_probe(struct dm_qcow2_host *h);
+int dm_qcow2_bdev_rw(struct dm_qcow2_host *h, bool write,
+		     const struct qcow2_iovec *v, unsigned int n);
+int dm_qcow2_file_rw(struct dm_qcow2_host *h, bool write,
+		     const struct qcow2_iovec *v, unsigned int n);
+
+/* backend.c */
+int dm_qcow2_rw(void *be, bool write, const struct qcow2_iovec *v,
+		unsigned int n);
+int dm_qcow2_rmw(struct dm_qcow2_host *h, bool write, u64 pos, void *buf,
+		 u32 len);
+int dm_qcow2_rmw_bio(struct dm_qcow2_io *io);
+int dm_qcow2_write_zeros(struct dm_qcow2_host *h, u64 pos, u64 len);
+int dm_qcow2_data_read(void *be, u64 guest, u64 pos, void *buf, u32 len);
+int dm_qcow2_data_write(void *be, u64 guest, u64 pos, void *buf, u32 len);
+void dm_qcow2_log(void *be, const char *msg);
+void dm_qcow2_mode_changed(void *be);
+
+/* registry.c */
+struct dm_qcow2_host *dm_qcow2_host_get(struct dm_qcow2 *c, char **error);
+void dm_qcow2_host_put(struct dm_qcow2 *c);
+
+/* locks.c */
+int dm_qcow2_lock(struct file *file, bool write);
+void dm_qcow2_lock_downgrade(struct file *file);
+void dm_qcow2_unlock(struct file *file);
+
+/* status.c */
+void dm_qcow2_status(struct dm_target *ti, status_type_t type,
+		     unsigned int status_flags, char *result,
+		     unsigned int maxlen);
+int dm_qcow2_message(struct dm_target *ti, unsigned int argc, char **argv,
+		     char *result, unsigned int maxlen);
+
+#endif /* DM_QCOW2_H */

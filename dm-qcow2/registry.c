@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * This file owns which images are open: one host per image file or block
+ * device, shared by every table that names it (the two tables of a device
+ * during a reload; several read-only devices), opened by the first and closed
+ * by the last. It says who may share.
+ */
+#include <linux/blkdev.h>
+#include <linux/cred.h>
+#include <linux/module.h>
+#include <linux/namei.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/task.h>
+
+#include "dm-qcow2.h"
+
+static DEFINE_MUTEX(registry_lock);
+static LIST_HEAD(hosts);
+
+/* ---------------------------------------------------------------- */
+
+/*
+ * Opens a path as the kernel, not as the caller: the file outlives him, and his
+ * keyrings would live as long. R held.
+ */
+static struct file *open_path(const char *path, bool write)
+{
+	struct cred *kernel = prepare_kernel_cred(&init_task);
+	const struct cred *old;
+	struct file *file;
+
+	if (!kernel)
+		return ERR_PTR(-ENOMEM);
+	old = override_creds(kernel);
+	file = filp_open(path, O_LARGEFILE | O_NONBLOCK |
+			 (write ? O_RDWR : O_RDONLY), 0);
+	revert_creds(old);
+	put_cred(kernel);
+	return file;
+}
+
+/* The type of a path, before anything is opened: a FIFO would have effects. */
+static int path_mode(const char *path, umode_t *mode)
+{
+	struct path p;
+	int ret = kern_path(path, LOOKUP_FOLLOW, &p);
+
+	if (ret)
+		return ret;
+	*mode = d_inode(p.dentry)->i_mode;
+	path_put(&p);
+	return 0;
+}
+
+static bool writes(const struct dm_qcow2 *c)
+{
+	return !c->args.read_only;
+}
+
+static struct mapped_device *device_of(const struct dm_qcow2 *c)
+{
+	return dm_table_get_md(c->ti->table);
+}
+
+/* The image must not be this device, nor a file on it. */
+static bool is_self(const struct dm_qcow2 *c, struct block_device *bdev)
+{
+	return bdev && bdev->bd_disk == dm_disk(device_of(c));
+}
+
+static int open_file(struct dm_qcow2_host *h, struct dm_qcow2 *c,
+		     struct file *file, char **error)
+{
+	struct inode *inode = file_inode(file);
+
+	if (!S_ISREG(inode->i_mode)) {
+		*error = "The image is neither a regular file nor a block device";
+		return -EINVAL;
+	}
+	if (is_self(c, inode->i_sb->s_bdev)) {
+		*error = "The image lies on the device that it is to become";
+		return -ELOOP;
+	}
+	h->inode = inode;
+	dm_qcow2_file_probe(h);
+	h->size0 = i_size_read(inode);
+	if (!h->size0) {
+		*error = "The image file is empty";
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int take_lock(struct dm_qcow2_host *h, char **error)
+{
+	int ret;
+
+	if (!h->file)
+		return 0;
+	ret = dm_qcow2_lock(h->file, !h->read_only);
+	if (ret == -EBUSY) {
+		*error = "The image is in use by another program (QEMU image lock)";
+		return ret;
+	}
+	if (ret) {
+		DMWARN("%s: the filesystem cannot lock (error %d): nothing keeps QEMU out",
+		       h->name, ret);
+		return 0;
+	}
+	h->locked = true;
+	return 0;
+}
+
+static void close_host(struct dm_qcow2_host *h)
+{
+	int ret;
+
+	if (h->img) {
+		/* no I/O and no user is left; only then the threads may go */
+		unsigned int noio = memalloc_noio_save();
+
+		ret = qcow2_image_close(h->img);
+		memalloc_noio_restore(noio);
+		if (ret)
+			DMERR("%s: not everything could be written back: error %d",
+			      h->name, ret);
+	}
+	dm_qcow2_stop_threads(h);
+	if (h->locked)
+		dm_qcow2_unlock(h->file);
+	if (h->file)
+		filp_close(h->file, NULL);
+	bioset_exit(&h->bs);
+	free_percpu(h->counts);
+	kfree(h->rmw_page);
+	kfree(h->name);
+	kfree(h);
+}
+
+static int open_image(struct dm_qcow2_host *h, u64 cache_bytes, char **error)
+{
+	struct qcow2_config cfg = {
+		.read_only = h->read_only,
+		.cache_bytes = cache_bytes,
+	};
+	struct qcow2_error err = { "" };
+	int ret;
+
+	ret = qcow2_image_open(h->bdev ? &dm_qcow2_bdev_ops :
+			       &dm_qcow2_file_ops, h, &cfg, &h->img, &err);
+	if (ret) {
+		DMERR("%s: %s", h->name, err.msg);
+		*error = ret == -EINVAL ? "The image is not a qcow2 image" :
+			ret == -EOPNOTSUPP ? "The image has a feature that is not supported (see the kernel log)" :
+			ret == -EUCLEAN ? "The image is damaged (see the kernel log)" :
+			"The image cannot be opened (see the kernel log)";
+		return ret;
+	}
+	if (h->img->read_only && !h->read_only) {
+		DMWARN("%s: the image %s: attached read-only", h->name,
+		       h->img->why);
+		h->read_only = true;
+		if (h->locked)
+			dm_qcow2_lock_downgrade(h->file);
+	}
+	return 0;
+}
+
+static struct dm_qcow2_host *new_host(struct dm_qcow2 *c)
+{
+	struct dm_qcow2_host *h = kzalloc(sizeof(*h), GFP_KERNEL);
+
+	if (!h)
+		return NULL;
+	mutex_init(&h->rmw_lock);
+	mutex_init(&h->users_lock);
+	spin_lock_init(&h->jobs_lock);
+	INIT_LIST_HEAD(&h->jobs);
+	INIT_LIST_HEAD(&h->flushes);
+	INIT_LIST_HEAD(&h->tables);
+	init_waitqueue_head(&h->idle);
+	init_waitqueue_head(&h->commit_wait);
+	h->read_only = c->args.read_only;
+	h->name = kstrdup(c->args.path, GFP_KERNEL);
+	h->rmw_page = (void *)kmalloc(PAGE_SIZE, GFP_KERNEL);
+	h->counts = alloc_percpu(struct dm_qcow2_counts);
+	if (!h->name || !h->rmw_page || !h->counts ||
+	    bioset_init(&h->bs, BIO_POOL_SIZE, 0, BIOSET_NEED_BVECS)) {
+		free_percpu(h->counts);
+		kfree(h->rmw_page);
+		kfree(h->name);
+		kfree(h);
+		return NULL;
+	}
+	return h;
+}
+
+/* @file is the host's from here on. R held. */
+static struct dm_qcow2_host *open_host(struct dm_qcow2 *c, struct file *file,
+				       char **error)
+{
+	struct dm_qcow2_host *h = new_host(c);
+	int ret = 0;
+
+	if (!h) {
+		*error = "Out of memory";
+		if (file)
+			filp_close(file, NULL);
+		return ERR_PTR(-ENOMEM);
+	}
+	h->file = file;
+	if (c->dev) {
+		h->bdev = c->dev->bdev;
+		h->align = bdev_logical_block_size(h->bdev);
+		if (bdev_is_zoned(h->bdev) || h->align > PAGE_SIZE) {
+			*error = "A zoned device, or one with blocks above a page, cannot hold an image";
+			ret = -EINVAL;
+		}
+	} else {
+		ret = open_file(h, c, file, error);
+	}
+	if (!ret)
+		ret = take_lock(h, error);
+	if (!ret)
+		ret = open_image(h, c->args.cache_bytes, error);
+	if (!ret) {
+		ret = dm_qcow2_start_threads(h);
+		if (ret)
+			*error = "Cannot start threads";
+	}
+	if (ret) {
+		close_host(h);
+		return ERR_PTR(ret);
+	}
+	list_add(&h->link, &hosts);
+	return h;
+}
+
+/* ---------------------------------------------------------------- */
+
+/* R held. */
+static struct dm_qcow2_host *find_host(const struct dm_qcow2 *c,
+				       const struct file *file)
+{
+	struct dm_qcow2_host *h;
+
+	list_for_each_entry(h, &hosts, link) {
+		if (c->dev ? h->bdev == c->dev->bdev :
+		    h->inode == file_inode(file))
+			return h;
+	}
+	return NULL;
+}
+
+/* Who may share an open image. R held. */
+static int may_share(const struct dm_qcow2_host *h, const struct dm_qcow2 *c,
+		     char **error)
+{
+	if (h->writers && h->owner != device_of(c)) {
+		*error = "The image is attached for writing by another device";
+		return -EBUSY;
+	}
+	if (writes(c) && h->read_only && !*h->img->why) {
+		*error = "The image is attached read-only; detach it first";
+		return -EBUSY;
+	}
+	return 0;
+}
+
+/* R held. */
+static void add_user(struct dm_qcow2_host *h, struct dm_qcow2 *c)
+{
+	h->users++;
+	if (writes(c)) {
+		h->writers++;
+		h->owner = device_of(c);
+	}
+	c->host = h;
+	mutex_lock(&h->users_lock);
+	list_add(&c->link, &h->tables);
+	mutex_unlock(&h->users_lock);
+}
+
+/* A block device: dm's claim for this table, and the node for the locks. */
+static int claim_device(struct dm_qcow2 *c, char **error)
+{
+	blk_mode_t mode = BLK_OPEN_READ | (writes(c) ? BLK_OPEN_WRITE : 0);
+	int ret = dm_get_device(c->ti, c->args.path, mode, &c->dev);
+
+	if (ret) {
+		*error = ret == -EBUSY ? "The device is in use" :
+			"The device cannot be opened";
+		return ret;
+	}
+	if (is_self(c, c->dev->bdev)) {
+		*error = "A device cannot be its own image";
+		return -ELOOP;
+	}
+	return 0;
+}
+
+static struct file *open_by_path(struct dm_qcow2 *c, char **error)
+{
+	struct file *file;
+	umode_t mode;
+	int ret;
+
+	if (*c->args.path != '/') /* a device that dm knows by another name */
+		return NULL;
+	ret = path_mode(c->args.path, &mode);
+	if (ret) {
+		*error = ret == -ENOENT ? "There is no such image" :
+			"The image's path cannot be looked up";
+		return ERR_PTR(ret);
+	}
+	if (!S_ISREG(mode) && !S_ISBLK(mode)) {
+		*error = "The image is neither a regular file nor a block device";
+		return ERR_PTR(S_ISDIR(mode) ? -EISDIR : -EINVAL);
+	}
+	file = open_path(c->args.path, writes(c));
+	if (IS_ERR(file))
+		*error = PTR_ERR(file) == -EROFS || PTR_ERR(file) == -EACCES ?
+			"The image cannot be opened for writing; use read_only" :
+			"The image cannot be opened";
+	return file;
+}
+
+/**
+ * dm_qcow2_host_get() - the host that a table line names
+ * @c: the table, its arguments parsed; gets host and dev
+ * @error: for the user
+ *
+ * Context: may sleep; a constructor.
+ * Return: the host, or an ERR_PTR with nothing held.
+ */
+struct dm_qcow2_host *dm_qcow2_host_get(struct dm_qcow2 *c, char **error)
+{
+	struct file *file = open_by_path(c, error);
+	struct dm_qcow2_host *h;
+	int ret = 0;
+
+	if (IS_ERR(file))
+		return ERR_CAST(file);
+	if (!file || S_ISBLK(file_inode(file)->i_mode))
+		ret = claim_device(c, error);
+	if (ret) {
+		if (file)
+			filp_close(file, NULL);
+		goto out;
+	}
+
+	mutex_lock(&registry_lock);
+	h = find_host(c, file);
+	if (h) {
+		if (file)
+			filp_close(file, NULL);
+		ret = may_share(h, c, error);
+	} else {
+		h = open_host(c, file, error);
+		ret = PTR_ERR_OR_ZERO(h);
+	}
+	if (!ret)
+		add_user(h, c);
+	mutex_unlock(&registry_lock);
+out:
+	if (ret) {
+		if (c->dev)
+			dm_put_device(c->ti, c->dev);
+		c->dev = NULL;
+		return ERR_PTR(ret);
+	}
+	return h;
+}
+
+/**
+ * dm_qcow2_host_put() - a table goes
+ * @c: the table
+ *
+ * The last one writes everything back and closes the image.
+ *
+ * Context: may sleep; a destructor.
+ */
+void dm_qcow2_host_put(struct dm_qcow2 *c)
+{
+	struct dm_qcow2_host *h = c->host;
+
+	mutex_lock(&registry_lock);
+	mutex_lock(&h->users_lock);
+	list_del(&c->link);
+	mutex_unlock(&h->users_lock);
+	if (writes(c))
+		h->writers--;
+	if (!--h->users) {
+		list_del(&h->link);
+		close_host(h);
+	}
+	mutex_unlock(&registry_lock);
+	if (c->dev)
+		dm_put_device(c->ti, c->dev);
+}

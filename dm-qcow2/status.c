@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * This file owns what the target says of itself, and the messages that it
+ * takes.
+ */
+#include <linux/ctype.h>
+
+#include "dm-qcow2.h"
+
+/* As dm_split_args() will read it. */
+static unsigned int emit_path(const char *path, char *result, unsigned int sz,
+			      unsigned int maxlen)
+{
+	for (; *path; path++) {
+		if (isspace(*path) || *path == '\\')
+			DMEMIT("\\");
+		DMEMIT("%c", *path);
+	}
+	return sz;
+}
+
+static unsigned int emit_table(const struct dm_qcow2 *c, char *result,
+			       unsigned int maxlen)
+{
+	const struct dm_qcow2_args *a = &c->args;
+	unsigned int n = a->read_only + 2 * a->has_sector_size +
+		2 * !!a->cache_bytes;
+	unsigned int sz = 0;
+
+	if (c->dev)
+		DMEMIT("%s", c->dev->name);
+	else
+		sz = emit_path(a->path, result, sz, maxlen);
+	if (!n)
+		return sz;
+	DMEMIT(" %u", n);
+	if (a->read_only)
+		DMEMIT(" read_only");
+	if (a->has_sector_size)
+		DMEMIT(" sector_size %u", a->sector_size);
+	if (a->cache_bytes)
+		DMEMIT(" cache_bytes %llu", a->cache_bytes);
+	return sz;
+}
+
+static void sum_counts(const struct dm_qcow2_host *h, struct dm_qcow2_counts *sum)
+{
+	int cpu;
+
+	memset(sum, 0, sizeof(*sum));
+	for_each_possible_cpu(cpu) {
+		const struct dm_qcow2_counts *p = per_cpu_ptr(h->counts, cpu);
+
+		sum->inlined += READ_ONCE(p->inlined);
+		sum->worker += READ_ONCE(p->worker);
+	}
+}
+
+/* The reason is one word. */
+static unsigned int emit_why(const char *why, char *result, unsigned int sz,
+			     unsigned int maxlen)
+{
+	if (!*why)
+		DMEMIT(" -");
+	else
+		DMEMIT(" ");
+	for (; *why; why++)
+		DMEMIT("%c", *why == ' ' ? '_' : *why);
+	return sz;
+}
+
+static u64 read64(const atomic64_t *v)
+{
+	return atomic64_read(v);
+}
+
+static unsigned int emit_info(const struct dm_qcow2 *c, char *result,
+			      unsigned int maxlen)
+{
+	const struct dm_qcow2_host *h = c->host;
+	const struct qcow2_image *img = h->img;
+	const struct qcow2_stats *s = &img->stats;
+	struct dm_qcow2_counts counts;
+	unsigned int sz = 0;
+
+	sum_counts(h, &counts);
+	DMEMIT("%s", qcow2_mode_name(qcow2_mode(img)));
+	sz = emit_why(img->why, result, sz, maxlen);
+	DMEMIT(" %u %llu %llu %llu %llu", qcow2_cluster_size(&img->hdr),
+	       read64(&s->mapped), read64(&s->allocated), read64(&s->freed),
+	       READ_ONCE(img->host_end));
+	DMEMIT(" %u/%u %u %llu %llu %llu %llu",
+	       READ_ONCE(img->cache.nr_blocks), img->cache.max_blocks,
+	       READ_ONCE(img->cache.nr_dirty), read64(&s->hits),
+	       read64(&s->misses), read64(&s->meta_reads),
+	       read64(&s->meta_writes));
+	DMEMIT(" %llu %llu %llu %llu %s", read64(&s->commits),
+	       read64(&s->flushes), counts.inlined, counts.worker,
+	       h->locked ? "qemu" : "none");
+	return sz;
+}
+
+/**
+ * dm_qcow2_status() - .status of the target
+ * @ti: the target
+ * @type: status, table line, or what is measured for integrity
+ * @status_flags: not used: status never writes
+ * @result: text
+ * @maxlen: its room
+ *
+ * The fields are in Documentation/dm-qcow2.rst.
+ */
+void dm_qcow2_status(struct dm_target *ti, status_type_t type,
+		     unsigned int status_flags, char *result,
+		     unsigned int maxlen)
+{
+	const struct dm_qcow2 *c = ti->private;
+	unsigned int sz = 0;
+
+	switch (type) {
+	case STATUSTYPE_INFO:
+		emit_info(c, result, maxlen);
+		break;
+	case STATUSTYPE_TABLE:
+		emit_table(c, result, maxlen);
+		break;
+	case STATUSTYPE_IMA:
+		DMEMIT_TARGET_NAME_VERSION(ti->type);
+		DMEMIT(",read_only=%c;", c->args.read_only ? 'y' : 'n');
+		break;
+	}
+}
+
+/**
+ * dm_qcow2_message() - .message of the target
+ * @ti: the target
+ * @argc: words
+ * @argv: the words: "retry" leaves the no-space mode
+ * @result: not used
+ * @maxlen: not used
+ *
+ * Return: 0 or -EINVAL.
+ */
+int dm_qcow2_message(struct dm_target *ti, unsigned int argc, char **argv,
+		     char *result, unsigned int maxlen)
+{
+	struct dm_qcow2 *c = ti->private;
+
+	if (argc == 1 && !strcasecmp(argv[0], "retry")) {
+		qcow2_space_found(c->host->img);
+		return 0;
+	}
+	DMWARN("unknown message; known is: retry");
+	return -EINVAL;
+}
