@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * qcow2setup info: what an image is, from its header alone; what a device is.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "geometry.h"
+#include "qcow2setup.h"
+
+struct feature {
+	uint64_t bit;
+	const char *name;
+};
+
+static const struct feature incompatible[] = {
+	{ QCOW2_INCOMPAT_DIRTY, "dirty" },
+	{ QCOW2_INCOMPAT_CORRUPT, "corrupt" },
+	{ QCOW2_INCOMPAT_DATA_FILE, "external data file" },
+	{ QCOW2_INCOMPAT_COMPRESSION, "compression type" },
+	{ QCOW2_INCOMPAT_EXTL2, "extended L2 entries" },
+	{ 0, "incompatible" },
+};
+
+static const struct feature compatible[] = {
+	{ QCOW2_COMPAT_LAZY_REFCOUNTS, "lazy refcounts" },
+	{ 0, "compatible" },
+};
+
+static const struct feature autoclear[] = {
+	{ QCOW2_AUTOCLEAR_BITMAPS, "bitmaps" },
+	{ QCOW2_AUTOCLEAR_DATA_FILE_RAW, "raw external data" },
+	{ 0, "autoclear" },
+};
+
+static json_object *json_words(const char *s)
+{
+	return s ? json_object_new_string(s) : NULL;
+}
+
+/* The names of the bits that are set; an unknown one is called by its number. */
+static json_object *feature_names(uint64_t bits, const struct feature *known)
+{
+	json_object *a = json_object_new_array();
+	unsigned int i;
+
+	for (; known->bit; known++) {
+		if (bits & known->bit)
+			json_object_array_add(a, json_words(known->name));
+		bits &= ~known->bit;
+	}
+	for (i = 0; i < 64; i++) {
+		char *name;
+
+		if (!(bits & BIT_ULL(i)))
+			continue;
+		name = xasprintf("unknown %s bit %u", known->name, i);
+		json_object_array_add(a, json_words(name));
+		free(name);
+	}
+	return a;
+}
+
+static const char *encryption(const struct qcow2_header *h)
+{
+	static const char * const names[] = {
+		[QCOW2_CRYPT_NONE] = "none",
+		[QCOW2_CRYPT_AES] = "aes",
+		[QCOW2_CRYPT_LUKS] = "luks",
+	};
+
+	return names[h->crypt_method];
+}
+
+static const char *compression(const struct qcow2_header *h)
+{
+	return h->compression == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib";
+}
+
+static const char *attachable(const struct image *img)
+{
+	static const char * const names[] = {
+		[ATTACH_NOT] = "no",
+		[ATTACH_READ_ONLY] = "read-only",
+		[ATTACH_READ_WRITE] = "read-write",
+	};
+
+	return names[img->attach];
+}
+
+static const char *lock_name(enum lock lock)
+{
+	static const char * const names[] = {
+		[LOCK_NONE] = "none",
+		[LOCK_READER] = "reader",
+		[LOCK_WRITER] = "writer",
+		[LOCK_UNKNOWN] = "unknown",
+	};
+
+	return names[lock];
+}
+
+/* ---------------------------------------------------------------- */
+
+static json_object *json_place(const struct image *img,
+			       struct qcow2_header_string s)
+{
+	return s.offset ? text_json(img->buf + s.offset, s.len) : NULL;
+}
+
+static void add_u64(json_object *o, const char *key, uint64_t value)
+{
+	json_object_object_add(o, key, json_object_new_uint64(value));
+}
+
+static json_object *json_features(const struct qcow2_header *h)
+{
+	json_object *o = json_object_new_object();
+
+	json_object_object_add(o, "incompatible",
+			       feature_names(h->incompatible, incompatible));
+	json_object_object_add(o, "compatible",
+			       feature_names(h->compatible, compatible));
+	json_object_object_add(o, "autoclear",
+			       feature_names(h->autoclear, autoclear));
+	return o;
+}
+
+static json_object *json_host(const struct host *host)
+{
+	json_object *o = json_object_new_object();
+
+	json_object_object_add(o, "type", json_words(host->block_device ?
+						     "block device" : "file"));
+	add_u64(o, "size", host->size);
+	/* of a device nobody knows */
+	json_object_object_add(o, "allocated", host->block_device ? NULL :
+			       json_object_new_uint64(host->allocated));
+	json_object_object_add(o, "lock",
+			       json_words(lock_name(lock_probe(host))));
+	return o;
+}
+
+static json_object *json_attach(const struct image *img)
+{
+	json_object *o = json_object_new_object();
+
+	json_object_object_add(o, "mode",
+			       json_words(attachable(img)));
+	json_object_object_add(o, "why", json_words(img->why));
+	json_object_object_add(o, "advice", json_words(img->advice));
+	return o;
+}
+
+static void print_json(const struct image *img)
+{
+	const struct qcow2_header *h = &img->hdr;
+	json_object *o = json_object_new_object();
+	const char *path = img->host.path;
+
+	json_object_object_add(o, "image", text_json(path, strlen(path)));
+	json_object_object_add(o, "format", json_words("qcow2"));
+	add_u64(o, "version", h->version);
+	add_u64(o, "virtual_size", h->size);
+	add_u64(o, "cluster_size", qcow2_cluster_size(h));
+	add_u64(o, "refcount_bits", 1u << h->refcount_order);
+	add_u64(o, "l1_entries", h->l1_entries);
+	json_object_object_add(o, "features", json_features(h));
+	add_u64(o, "snapshots", h->nb_snapshots);
+	add_u64(o, "bitmaps", h->nb_bitmaps);
+	json_object_object_add(o, "backing_file",
+			       json_place(img, h->backing_file));
+	json_object_object_add(o, "backing_format",
+			       json_place(img, h->backing_format));
+	json_object_object_add(o, "data_file", json_place(img, h->data_file));
+	json_object_object_add(o, "encryption",
+			       json_words(encryption(h)));
+	json_object_object_add(o, "compression",
+			       json_words(compression(h)));
+	json_object_object_add(o, "attach", json_attach(img));
+	json_object_object_add(o, "host", json_host(&img->host));
+	json_print(o);
+}
+
+/* ---------------------------------------------------------------- */
+
+static void line(const char *label, const char *text)
+{
+	printf("%-20s %s\n", label, text);
+}
+
+static void line_number(const char *label, uint64_t n)
+{
+	printf("%-20s %llu\n", label, (unsigned long long)n);
+}
+
+static void line_size(const char *label, uint64_t bytes)
+{
+	char *s = text_size(bytes);
+
+	line(label, s);
+	free(s);
+}
+
+/* A string out of the image: its owner may have put anything into it. */
+static void line_place(const char *label, const struct image *img,
+		       struct qcow2_header_string s)
+{
+	char *text = text_escape(img->buf + s.offset, s.len);
+
+	line(label, s.offset ? text : "none");
+	free(text);
+}
+
+static void print_features(const struct qcow2_header *h)
+{
+	json_object *sets[] = {
+		feature_names(h->incompatible, incompatible),
+		feature_names(h->compatible, compatible),
+		feature_names(h->autoclear, autoclear),
+	};
+	const char *comma = "";
+	size_t i, j;
+
+	printf("%-20s ", "features:");
+	for (i = 0; i < ARRAY_SIZE(sets); i++) {
+		for (j = 0; j < json_object_array_length(sets[i]); j++) {
+			json_object *name = json_object_array_get_idx(sets[i], j);
+
+			printf("%s%s", comma, json_object_get_string(name));
+			comma = ", ";
+		}
+		json_object_put(sets[i]);
+	}
+	puts(*comma ? "" : "none");
+}
+
+static void print_host(const struct host *host)
+{
+	static const char * const users[] = {
+		[LOCK_NONE] = "nobody",
+		[LOCK_READER] = "a reader",
+		[LOCK_WRITER] = "a writer",
+		[LOCK_UNKNOWN] = "unknown: no locks here",
+	};
+
+	line("host:", host->block_device ? "block device" : "regular file");
+	line_size("host size:", host->size);
+	if (!host->block_device)
+		line_size("host allocated:", host->allocated);
+	line("in use by:", users[lock_probe(host)]);
+}
+
+static void print_attach(const struct image *img)
+{
+	printf("%-20s %s", "attach:", attachable(img));
+	if (img->why)
+		printf(": the image %s", img->why);
+	putchar('\n');
+	if (img->advice)
+		line("", img->advice);
+}
+
+static void print_text(const struct image *img)
+{
+	const struct qcow2_header *h = &img->hdr;
+	char *path = text_escape(img->host.path, strlen(img->host.path));
+
+	line("image:", path);
+	free(path);
+	printf("%-20s qcow2 version %u\n", "format:", h->version);
+	line_size("virtual size:", h->size);
+	line_size("cluster size:", qcow2_cluster_size(h));
+	printf("%-20s %u bits\n", "refcount width:", 1u << h->refcount_order);
+	line_number("L1 entries:", h->l1_entries);
+	print_features(h);
+	line_number("snapshots:", h->nb_snapshots);
+	line_number("bitmaps:", h->nb_bitmaps);
+	line_place("backing file:", img, h->backing_file);
+	if (h->backing_file.offset)
+		line_place("backing format:", img, h->backing_format);
+	if (h->data_file.offset)
+		line_place("data file:", img, h->data_file);
+	line("encryption:", encryption(h));
+	line("compression type:", compression(h));
+	print_host(&img->host);
+	print_attach(img);
+}
+
+/* ---------------------------------------------------------------- */
+
+/*
+ * A path is a path, unless it is the node of one of our own devices. A word
+ * without a slash is a file if there is one, so that it means the same to every
+ * user, and else a device.
+ */
+static bool find_device(const char *arg, struct device *dev)
+{
+	struct stat st;
+
+	if (arg == dm_bare_name(arg) &&
+	    (strchr(arg, '/') || !stat(arg, &st)))
+		return false;
+	if (!dm_usable() || dm_query(dm_bare_name(arg), dev))
+		return false;
+	if (dev->params)
+		return true;
+	device_free(dev);
+	return false;
+}
+
+/**
+ * action_info() - qcow2setup info IMAGE|NAME
+ * @opt: the options
+ * @args: the image or the device
+ *
+ * Return: what to exit with.
+ */
+enum result action_info(const struct options *opt, char **args)
+{
+	struct device dev;
+	struct image img;
+	enum result ret;
+
+	if (find_device(args[0], &dev)) {
+		if (opt->json)
+			json_print(status_json(&dev));
+		else
+			status_print(&dev);
+		device_free(&dev);
+		return OK;
+	}
+	ret = image_open(args[0], &img);
+	if (ret)
+		return ret;
+	if (opt->json)
+		print_json(&img);
+	else
+		print_text(&img);
+	image_close(&img);
+	return OK;
+}
