@@ -322,7 +322,7 @@ bool mem_has_msg(const struct membackend *be, const char *text)
 {
 	u64 i;
 
-	for (i = 0; i < min(be->nr_msgs, (u64)MEM_MSGS); i++)
+	for (i = 0; i < min_t(u64, be->nr_msgs, MEM_MSGS); i++)
 		if (strstr(be->msgs[i], text))
 			return true;
 	return false;
