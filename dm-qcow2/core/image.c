@@ -453,7 +453,7 @@ static int collect_l2_tables(struct qcow2_image *img)
 	for (i = 0; !ret && i < img->hdr.l1_entries; i += step) {
 		struct qcow2_block *l1;
 		u64 guest = (u64)i << qcow2_l1_shift(&img->hdr);
-		u64 table;
+		u64 table, cluster;
 		bool copied;
 
 		ret = qcow2_map_l1_block(img, guest, &l1);
@@ -467,17 +467,18 @@ static int collect_l2_tables(struct qcow2_image *img)
 			if (qcow2_l1_decode(&img->hdr, READ_ONCE(p[j]), &table,
 					    &copied) || !table)
 				continue;
-			what = qcow2_overlap_find(img,
-					qcow2_cluster_index(&img->hdr, table), 1);
-			if (what && copied) {
+			/* a table that is not COPIED may have two entries */
+			cluster = qcow2_cluster_index(&img->hdr, table);
+			what = copied ? qcow2_overlap_find(img, cluster, 1) :
+				qcow2_overlap_fixed(img, cluster, 1);
+			if (what) {
 				ret = qcow2_corrupt(img, "L1 table: entry %u names an L2 table at %#llx, which is part of %s",
 						    i + j,
 						    (unsigned long long)table,
 						    what);
 				break;
 			}
-			ret = qcow2_overlap_add(img,
-					qcow2_cluster_index(&img->hdr, table));
+			ret = qcow2_overlap_add(img, cluster);
 			if (ret)
 				break;
 		}
@@ -501,6 +502,9 @@ static int activate(struct qcow2_image *img)
 	ret = qcow2_commit_init(img);
 	if (ret)
 		return ret;
+	/* what a failed attempt collected would collide with itself */
+	qcow2_overlap_destroy(img);
+	qcow2_overlap_destroy(img);
 	if (img->hdr.l1_entries) {
 		img->overlap.l1_first = first;
 		img->overlap.l1_last = first +

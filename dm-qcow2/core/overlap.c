@@ -21,6 +21,7 @@ void qcow2_overlap_destroy(struct qcow2_image *img)
 {
 	port_vfree(img->overlap.slots);
 	img->overlap.slots = NULL;
+	img->overlap.used = 0;
 }
 
 static u64 slot_of(unsigned int bits, u64 cluster)
@@ -156,8 +157,35 @@ static bool overlaps(u64 first, u64 last, u64 a, u64 b)
 }
 
 /**
+ * qcow2_overlap_fixed() - does a run of host clusters touch the header, the L1
+ * table or the refcount table?
+ * @img: the image, being activated or activated
+ * @cluster: first host cluster index
+ * @nr: number of clusters, at least 1
+ *
+ * Context: any but hard interrupts.
+ * Return: what it touches, in words, or NULL.
+ */
+const char *qcow2_overlap_fixed(struct qcow2_image *img, u64 cluster, u64 nr)
+{
+	struct qcow2_overlap *o = &img->overlap;
+	const char *what = NULL;
+	u64 last = cluster + nr - 1;
+
+	if (!cluster)
+		return "the header";
+	if (o->l1_last && overlaps(cluster, last, o->l1_first, o->l1_last))
+		return "the L1 table";
+	spin_lock(&o->lock);
+	if (overlaps(cluster, last, o->rt_first, o->rt_last))
+		what = "the refcount table";
+	spin_unlock(&o->lock);
+	return what;
+}
+
+/**
  * qcow2_overlap_find() - does a run of host clusters touch metadata?
- * @img: the image, activated
+ * @img: the image, being activated or activated
  * @cluster: first host cluster index
  * @nr: number of clusters, at least 1
  *
@@ -167,17 +195,11 @@ static bool overlaps(u64 first, u64 last, u64 a, u64 b)
 const char *qcow2_overlap_find(struct qcow2_image *img, u64 cluster, u64 nr)
 {
 	struct qcow2_overlap *o = &img->overlap;
-	const char *what = NULL;
-	u64 i, last = cluster + nr - 1;
+	const char *what = qcow2_overlap_fixed(img, cluster, nr);
+	u64 i;
 
-	if (!cluster)
-		return "the header";
-	if (o->l1_last && overlaps(cluster, last, o->l1_first, o->l1_last))
-		return "the L1 table";
 	spin_lock(&o->lock);
-	if (overlaps(cluster, last, o->rt_first, o->rt_last))
-		what = "the refcount table";
-	for (i = cluster; !what && o->slots && i <= last; i++)
+	for (i = cluster; !what && o->slots && i < cluster + nr; i++)
 		if (o->slots[probe(o->slots, o->bits, i)])
 			what = "an L2 table or a refcount block";
 	spin_unlock(&o->lock);
