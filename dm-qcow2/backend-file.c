@@ -25,6 +25,15 @@ static ssize_t call_iter(struct dm_qcow2_host *h, struct kiocb *iocb,
 		h->file->f_op->read_iter(iocb, iter);
 }
 
+/*
+ * A read may end early where the file does, and the rest is zeros. A file that
+ * ends before where it ended when we last looked has been cut under us.
+ */
+static bool beyond_end(const struct dm_qcow2_host *h, u64 pos)
+{
+	return pos >= (h->img ? READ_ONCE(h->img->host_end) : h->size0);
+}
+
 /* One contiguous range, from bvecs, when it returns it is done. */
 static int rw_range(struct dm_qcow2_host *h, bool write, loff_t pos,
 		    struct bio_vec *bv, unsigned int nr, size_t len)
@@ -53,7 +62,7 @@ again:
 		return ret;
 	if (ret == len)
 		return 0;
-	if (write || pos + ret < i_size_read(file_inode(h->file)))
+	if (write || !beyond_end(h, pos + ret))
 		return -EIO;
 	/* beyond the end of a file are zeros */
 	iov_iter_bvec(&iter, ITER_DEST, bv, nr, len);
@@ -242,7 +251,7 @@ static int judge(struct dm_qcow2_io *io)
 	if (ret == io->piece)
 		return 0;
 	if (op_is_write(bio_op(io->bio)) ||
-	    io->pos + ret < i_size_read(file_inode(io->host->file)))
+	    !beyond_end(io->host, io->pos + ret))
 		return -EIO;
 	zero_tail(io, ret);
 	return 0;

@@ -112,6 +112,22 @@ static void zero_piece(struct dm_qcow2_io *io, u32 len)
 		memzero_bvec(&bv);
 }
 
+/*
+ * The last cluster of a block device may be cut short; beyond the end are zeros,
+ * as beyond the end of a file. Returns whether anything is left to read.
+ */
+static bool clip(const struct dm_qcow2_host *h, struct qcow2_mapping *m)
+{
+	u64 end = READ_ONCE(h->img->host_end);
+
+	if (!h->bdev)
+		return true;
+	if (m->host >= end)
+		return false;
+	m->len = min(m->len, end - m->host);
+	return true;
+}
+
 /* Looks up and submits the next piece of a read. */
 static void read_next(struct dm_qcow2_io *io)
 {
@@ -124,7 +140,7 @@ static void read_next(struct dm_qcow2_io *io)
 		ret = qcow2_map(img, io->guest, io->left.bi_size, &m);
 		if (ret)
 			break;
-		if (m.kind == QCOW2_DATA) {
+		if (m.kind == QCOW2_DATA && clip(io->host, &m)) {
 			io->pos = m.host;
 			io->piece = m.len;
 			submit(io);

@@ -52,9 +52,16 @@ static int path_mode(const char *path, umode_t *mode)
 	return 0;
 }
 
-static bool writes(const struct dm_qcow2 *c)
+/* What the table asks for. */
+static bool wants_write(const struct dm_qcow2 *c)
 {
 	return !c->args.read_only;
+}
+
+/* What it gets: an image may be read-only by itself. */
+static bool is_writer(const struct dm_qcow2_host *h, const struct dm_qcow2 *c)
+{
+	return wants_write(c) && !h->read_only;
 }
 
 static struct mapped_device *device_of(const struct dm_qcow2 *c)
@@ -260,7 +267,7 @@ static int may_share(const struct dm_qcow2_host *h, const struct dm_qcow2 *c,
 		*error = "The image is attached for writing by another device";
 		return -EBUSY;
 	}
-	if (writes(c) && h->read_only && !*h->img->why) {
+	if (wants_write(c) && h->read_only && !*h->img->why) {
 		*error = "The image is attached read-only; detach it first";
 		return -EBUSY;
 	}
@@ -271,7 +278,7 @@ static int may_share(const struct dm_qcow2_host *h, const struct dm_qcow2 *c,
 static void add_user(struct dm_qcow2_host *h, struct dm_qcow2 *c)
 {
 	h->users++;
-	if (writes(c)) {
+	if (is_writer(h, c)) {
 		h->writers++;
 		h->owner = device_of(c);
 	}
@@ -282,9 +289,9 @@ static void add_user(struct dm_qcow2_host *h, struct dm_qcow2 *c)
 }
 
 /* A block device: dm's claim for this table, and the node for the locks. */
-static int claim_device(struct dm_qcow2 *c, char **error)
+static int claim_device(struct dm_qcow2 *c, struct file *file, char **error)
 {
-	blk_mode_t mode = BLK_OPEN_READ | (writes(c) ? BLK_OPEN_WRITE : 0);
+	blk_mode_t mode = BLK_OPEN_READ | (wants_write(c) ? BLK_OPEN_WRITE : 0);
 	int ret = dm_get_device(c->ti, c->args.path, mode, &c->dev);
 
 	if (ret) {
@@ -295,6 +302,10 @@ static int claim_device(struct dm_qcow2 *c, char **error)
 	if (is_self(c, c->dev->bdev)) {
 		*error = "A device cannot be its own image";
 		return -ELOOP;
+	}
+	if (file && file_bdev(file) != c->dev->bdev) {
+		*error = "The path of the device has changed meanwhile";
+		return -EAGAIN;
 	}
 	return 0;
 }
@@ -317,7 +328,7 @@ static struct file *open_by_path(struct dm_qcow2 *c, char **error)
 		*error = "The image is neither a regular file nor a block device";
 		return ERR_PTR(S_ISDIR(mode) ? -EISDIR : -EINVAL);
 	}
-	file = open_path(c->args.path, writes(c));
+	file = open_path(c->args.path, wants_write(c));
 	if (IS_ERR(file))
 		*error = PTR_ERR(file) == -EROFS || PTR_ERR(file) == -EACCES ?
 			"The image cannot be opened for writing; use read_only" :
@@ -342,7 +353,7 @@ struct dm_qcow2_host *dm_qcow2_host_get(struct dm_qcow2 *c, char **error)
 	if (IS_ERR(file))
 		return ERR_CAST(file);
 	if (!file || S_ISBLK(file_inode(file)->i_mode))
-		ret = claim_device(c, error);
+		ret = claim_device(c, file, error);
 	if (ret) {
 		if (file)
 			filp_close(file, NULL);
@@ -388,7 +399,7 @@ void dm_qcow2_host_put(struct dm_qcow2 *c)
 	mutex_lock(&h->users_lock);
 	list_del(&c->link);
 	mutex_unlock(&h->users_lock);
-	if (writes(c))
+	if (is_writer(h, c))
 		h->writers--;
 	if (!--h->users) {
 		list_del(&h->link);

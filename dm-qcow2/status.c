@@ -27,10 +27,7 @@ static unsigned int emit_table(const struct dm_qcow2 *c, char *result,
 		2 * !!a->cache_bytes;
 	unsigned int sz = 0;
 
-	if (c->dev)
-		DMEMIT("%s", c->dev->name);
-	else
-		sz = emit_path(a->path, result, sz, maxlen);
+	sz = emit_path(a->path, result, sz, maxlen);
 	if (!n)
 		return sz;
 	DMEMIT(" %u", n);

@@ -82,6 +82,13 @@ static void give_back(struct dm_qcow2_host *h, struct list_head *batch)
 	wake_up(&h->idle);
 }
 
+/* Buffered I/O is done when its submission returns; a job may do anything. */
+static bool may_wait(const struct dm_qcow2_io *io)
+{
+	return io->stage != DM_QCOW2_READY ||
+		(!io->host->bdev && !io->host->direct);
+}
+
 static void run_batch(struct dm_qcow2_host *h, struct list_head *batch)
 {
 	struct blk_plug plug;
@@ -92,7 +99,7 @@ static void run_batch(struct dm_qcow2_host *h, struct list_head *batch)
 						struct dm_qcow2_io, link);
 
 		list_del(&io->link);
-		if (io->stage != DM_QCOW2_READY)
+		if (may_wait(io))
 			give_back(h, batch);
 		dm_qcow2_run_job(io);
 	}

@@ -14,6 +14,7 @@ int qcow2_overlap_add(struct qcow2_image *img, u64 cluster);
 void qcow2_overlap_remove(struct qcow2_image *img, u64 cluster);
 void qcow2_overlap_set_reftable(struct qcow2_image *img, u64 offset,
 				u32 clusters);
+const char *qcow2_overlap_fixed(struct qcow2_image *img, u64 cluster, u64 nr);
 const char *qcow2_overlap_find(struct qcow2_image *img, u64 cluster, u64 nr);
 
 #endif /* QCOW2_OVERLAP_H */
