@@ -504,7 +504,6 @@ static int activate(struct qcow2_image *img)
 		return ret;
 	/* what a failed attempt collected would collide with itself */
 	qcow2_overlap_destroy(img);
-	qcow2_overlap_destroy(img);
 	if (img->hdr.l1_entries) {
 		img->overlap.l1_first = first;
 		img->overlap.l1_last = first +
