@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# What the suites in this folder share; sourced by them, in the guest that
+# tests/vm/run starts. A suite is functions, one a test, that are given to
+# "try"; "finish" ends it. A test fails when a command in it fails (set -e).
+
+set -euo pipefail
+
+root=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../..")
+diffio=$root/build/tests/functional/diffio
+suite=$(basename "$0" .sh)
+tmp=/run/test		# tmpfs: models and what a test notes
+mnt=/run/mnt		# a folder for each filesystem
+count=0 failed=0
+
+if [[ ${1-} == --help ]]; then
+	cat <<-EOT
+	Usage: tests/vm/run -k KERNEL $(sed -n 's/^# vm: *//p' "$0") -- $0 [PATTERN]
+
+	Runs the tests whose names match PATTERN, a regular expression, or all,
+	and prints TAP. Only for a throw-away guest. SEED=N repeats the random
+	numbers that a failure has printed; V=1 shows the output of each test.
+	EOT
+	exit
+fi
+if [[ ! -e /run/vm/command ]]; then
+	echo "$0: writes to /dev/vda; run it with tests/vm/run, see --help" >&2
+	exit 1
+fi
+pattern=${1-}
+mkdir -p "$tmp" "$mnt"
+
+# --- tests -------------------------------------------------------------------
+
+# try NAME COMMAND...: one test, in a shell of its own.
+try() {
+	local name=$1 status start=${EPOCHREALTIME/./}
+
+	shift
+	[[ $name =~ $pattern ]] || return 0
+	count=$((count + 1))
+	echo "$suite: test: $name" >/dev/kmsg
+	set +e
+	(
+		set -e
+		"$@"
+	) >"$tmp/log" 2>&1
+	status=$?
+	set -e
+	clean_up
+	if ((status)); then
+		failed=$((failed + 1))
+		echo "not ok $name"
+		sed 's/^/# /' "$tmp/log"
+		echo "# exit status $status; kernel log:"
+		kernel_log | tail -n 30 | sed 's/^/# /'
+	else
+		echo "ok $name"
+		[[ ! ${V-} ]] || sed 's/^/# /' "$tmp/log"
+	fi
+	echo "# $(((${EPOCHREALTIME/./} - start) / 1000)) ms"
+}
+
+# The end of a suite.
+finish() {
+	echo "1..$count"
+	((failed == 0))
+}
+
+fail() {
+	echo "$*"
+	return 1
+}
+
+# fails COMMAND...: succeeds if the command does not; a hang is no failure.
+fails() {
+	local status=0
+
+	timeout 60 "$@" || status=$?
+	((status)) || fail "should have failed: $*"
+	((status < 124)) || fail "exit status $status: $*"
+}
+
+# What the kernel has said since the test began.
+kernel_log() {
+	dmesg --notime | awk -v mark="$suite: test: " \
+		'index($0, mark) == 1 { n = 0; next } { line[n++] = $0 }
+		END { for (i = 0; i < n; i++) print line[i] }'
+}
+
+kernel_says() {
+	kernel_log | grep -qiE -- "$1" || fail "the kernel did not say: $1"
+}
+
+# until_ok SECONDS COMMAND...: wait for something that others do.
+until_ok() {
+	local deadline=$((SECONDS + $1))
+
+	shift
+	until "$@" >/dev/null 2>&1; do
+		((SECONDS < deadline)) || fail "never succeeded: $*"
+		sleep 0.1
+	done
+}
+
+# background COMMAND...: $! is its process; ended with the test.
+background() {
+	"$@" &
+	echo $! >>"$tmp/background"
+}
+
+# Whatever a test has left goes, so that the next one can begin: background
+# processes, then what is mounted on mapped devices, then those, which may
+# stand on each other.
+clean_up() {
+	local name _
+
+	if [[ -e $tmp/background ]]; then
+		xargs -r kill <"$tmp/background"
+		rm "$tmp/background"
+	fi
+	for _ in 1 2 3; do
+		dmsetup ls | grep -q '^No devices' && break
+		awk '$1 ~ "^/dev/mapper/" { print $2 }' /proc/mounts | tac |
+			xargs -r -n 1 umount
+		for name in $(dmsetup ls | awk '{ print $1 }'); do
+			dmsetup resume "$name"
+			dmsetup remove --retry "$name"
+		done
+	done
+	rm -rf "${tmp:?}"/model* "$tmp"/work
+} &>/dev/null
+
+# --- filesystems and images --------------------------------------------------
+
+# host_fs TYPE DEVICE: an empty filesystem for image files, on $mnt/TYPE.
+host_fs() {
+	local type=$1 device=$2 options=(-q)
+
+	case $type in
+	ext4) options+=(-F -E nodiscard) ;;
+	xfs) options+=(-f -K) ;;
+	esac
+	mkdir -p "$mnt/$type"
+	modprobe "$type"
+	"mkfs.$type" "${options[@]}" "$device"
+	mount "$device" "$mnt/$type"
+}
+
+# create IMAGE SIZE [OPTION]...: the options are those of qemu-img -o. QEMU
+# leaves what is on a device, and reads of it what it finds there.
+create() {
+	local image=$1 size=$2
+
+	shift 2
+	[[ -b $image ]] || rm -f "$image"
+	qemu-img create -q -f qcow2 ${1+-o "$(IFS=,; echo "$*")"} "$image" "$size"
+}
+
+# The virtual size in sectors; qemu-img takes forty times as long to say it.
+sectors() {
+	echo $(($(od -A n -v -t u8 --endian=big -j 24 -N 8 "$1") / 512))
+}
+
+# table IMAGE [OPTION]...: the line that attaches all of an image.
+table() {
+	local image=$1 path=${1//\\/\\\\}
+
+	shift
+	echo "0 $(sectors "$image") qcow2 ${path// /\\ }${1+ $# $*}"
+}
+
+# attach NAME IMAGE [OPTION]...
+attach() {
+	local name=$1
+
+	shift
+	dmsetup create "$name" --table "$(table "$@")"
+}
+
+detach() {
+	dmsetup remove "$1"
+}
+
+# run_io NAME [OPTION]...: differential I/O against the model of that device.
+run_io() {
+	local name=$1
+
+	shift
+	"$diffio" ${SEED+-s "$SEED"} "$@" "/dev/mapper/$name" "$tmp/model.$name"
+}
+
+# model NAME SIZE: a new model.
+model() {
+	rm -f "$tmp/model.$1"
+	truncate -s "$2" "$tmp/model.$1"
+}
+
+# good IMAGE: neither errors nor leaks.
+good() {
+	local status=0 words
+
+	words=$(qemu-img check -f qcow2 "$1" 2>&1) || status=$?
+	((status == 0)) || fail "${words:0:2000}"$'\n'"qemu-img check $1: $status"
+}
+
+# same IMAGE MODEL: what QEMU reads is what the model has.
+same() {
+	qemu-img compare -f qcow2 -F raw "$1" "$2" ||
+		fail "$1 differs from $2"
+}
+
+# done_with NAME IMAGE: the end of every test that has written.
+done_with() {
+	detach "$1"
+	good "$2"
+	same "$2" "$tmp/model.$1"
+}
+
+# field NAME NUMBER: a field of the target's status, counted from 1.
+field() {
+	dmsetup status "$1" | awk -v n="$2" '{ print $(n + 3) }'
+}
+
+mode() {
+	field "$1" 1
+}
+
+# poke FILE OFFSET HEX: overwrite bytes.
+poke() {
+	local file=$1 offset=$2 hex=$3 bytes=''
+
+	for (( ; ${#hex}; )); do
+		bytes+=\\x${hex:0:2}
+		hex=${hex:2}
+	done
+	printf '%b' "$bytes" |
+		dd of="$file" bs=1 seek=$((offset)) conv=notrunc status=none
+}
