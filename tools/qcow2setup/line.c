@@ -47,6 +47,17 @@ static bool octal(const char *s)
 		s[2] >= '0' && s[2] <= '7';
 }
 
+/* The length of the first word; a quoted space, too, is part of it. */
+static size_t word_length(const char *s)
+{
+	size_t n;
+
+	for (n = 0; s[n] && s[n] != ' '; n++)
+		if (s[n] == '\\' && s[n + 1])
+			n++;
+	return n;
+}
+
 /**
  * line_image() - the image that a line names
  * @params: a line after the word "qcow2"
@@ -55,17 +66,20 @@ static bool octal(const char *s)
  */
 char *line_image(const char *params)
 {
-	size_t len = strcspn(params, " ");
-	char *out = xcalloc(len + 1, 1), *q = out;
-	const char *end = params + len;
+	const char *end = params + word_length(params);
+	char *out = xcalloc(end - params + 1, 1), *q = out;
 
 	while (params < end) {
-		if (*params == '\\' && octal(params + 1)) {
+		if (*params != '\\') {
+			*q++ = *params++;
+		} else if (octal(params + 1)) {
 			*q++ = (params[1] - '0') << 6 | (params[2] - '0') << 3 |
 				(params[3] - '0');
 			params += 4;
 		} else {
-			*q++ = *params++;
+			params++;
+			if (params < end)
+				*q++ = *params++;
 		}
 	}
 	return out;
@@ -79,13 +93,10 @@ char *line_image(const char *params)
  */
 const char *line_options(const char *params)
 {
-	int i;
-
-	for (i = 0; i < 2; i++) {
-		params += strcspn(params, " ");
-		params += strspn(params, " ");
-	}
-	return params;
+	params += word_length(params);
+	params += strspn(params, " ");
+	params += word_length(params);
+	return params + strspn(params, " ");
 }
 
 /**
