@@ -587,6 +587,10 @@ int qcow2_alloc_reach(struct qcow2_image *img, u64 bytes)
 
 	mutex_lock(&img->alloc.lock);
 	ret = reach(img, qcow2_clusters_for(&img->hdr, bytes));
+	/* it is about to be written: not fresh if it is ever freed */
+	if (!ret && img->ops->growable)
+		img->alloc.fresh = max(img->alloc.fresh,
+				       qcow2_clusters_for(&img->hdr, bytes));
 	mutex_unlock(&img->alloc.lock);
 	return no_space(img, ret);
 }
