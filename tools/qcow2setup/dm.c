@@ -337,12 +337,31 @@ static enum result refused(const char *name, int err, const char *reason)
 		 err == EROFS || err == EIO)
 		ret = WRONG_DEVICE;
 	if (reason)
-		log_err("%s was not made: the kernel says: %s (%s).", name,
-			reason, strerror(err));
+		log_err("%s was not made: the kernel says: %s.", name, reason);
 	else
 		log_err("%s was not made: %s. The kernel log may say why: dmesg | grep qcow2.",
 			name, strerror(err));
 	return ret;
+}
+
+/* One of the requests that make a device. Returns 0 or a positive errno. */
+static int step(int type, const char *name, uint64_t sectors,
+		const char *params, bool read_only)
+{
+	struct dm_task *t = task(type, name);
+	uint32_t cookie = 0;
+	int err = EINVAL;
+
+	if (t && (!params || dm_task_add_target(t, 0, sectors, TARGET, params)) &&
+	    (!read_only || dm_task_set_ro(t)) &&
+	    (type != DM_DEVICE_RESUME || dm_task_set_cookie(t, &cookie, 0))) {
+		err = run(t);
+		if (cookie)
+			dm_udev_wait(cookie);
+	}
+	if (t)
+		dm_task_destroy(t);
+	return err;
 }
 
 /**
@@ -352,37 +371,34 @@ static enum result refused(const char *name, int err, const char *reason)
  * @params: the table line after the word "qcow2"
  * @read_only: nobody may write to it
  *
+ * libdevmapper can do this in one call, which does not tell why it failed.
+ *
  * Return: OK, or what to exit with; then there is no such device.
  */
 enum result dm_create(const char *name, uint64_t sectors, const char *params,
 		      bool read_only)
 {
-	struct dm_task *t = task(DM_DEVICE_CREATE, name);
-	enum result ret = FAILED;
-	uint32_t cookie = 0;
-	char *reason;
+	char *reason = NULL;
+	enum result ret;
 	int err, log;
 
-	if (!t) {
-		log_err("'%s' cannot be the name of a device.", name);
-		return FAILED;
-	}
 	log_dbg("table: 0 %llu " TARGET " %s", (unsigned long long)sectors,
 		params);
-	if (!dm_task_add_target(t, 0, sectors, TARGET, params) ||
-	    (read_only && !dm_task_set_ro(t)) ||
-	    !dm_task_set_cookie(t, &cookie, 0)) {
-		log_err("%s was not made: libdevmapper cannot prepare it.", name);
-		goto out;
-	}
+	err = step(DM_DEVICE_CREATE, name, 0, NULL, false);
+	if (err)
+		return refused(name, err, NULL);
 	log = kmsg_start();
-	err = run(t);
-	dm_udev_wait(cookie);
+	err = step(DM_DEVICE_RELOAD, name, sectors, params, read_only);
 	reason = kmsg_finish(log, TARGET ": ");
-	ret = err ? refused(name, err, reason) : OK;
+	if (!err)
+		err = step(DM_DEVICE_RESUME, name, 0, NULL, false);
+	if (!err) {
+		free(reason);
+		return OK;
+	}
+	ret = refused(name, err, reason);
 	free(reason);
-out:
-	dm_task_destroy(t);
+	dm_remove(name, false);
 	return ret;
 }
 

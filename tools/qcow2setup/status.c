@@ -53,8 +53,8 @@ static const struct {
 	{ "mode", "no_space", "no space: the host has none for new clusters" },
 	{ "mode", "ro", "read-only" },
 	{ "mode", "failed", "failed: the kernel log says why" },
-	{ "lock", "qemu", "as QEMU's" },
-	{ "lock", "none", "none: QEMU is not kept from the image" },
+	{ "lock", "qemu", "held, as QEMU would hold it" },
+	{ "lock", "none", "none: nothing keeps QEMU from the image" },
 };
 
 #define LABEL_WIDTH 38
