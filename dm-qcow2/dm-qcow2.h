@@ -61,6 +61,7 @@ struct dm_qcow2_counts {
  * @users: R: tables that hold it
  * @writers: R: those that may write
  * @owner: R: the mapped device of the writers
+ * @changing: R: being opened or closed; wait
  * @name: I: for messages
  * @inode: I: of a regular file, or NULL
  * @bdev: I: the block device, or NULL
@@ -84,6 +85,7 @@ struct dm_qcow2_host {
 	unsigned int users;
 	unsigned int writers;
 	struct mapped_device *owner;
+	bool changing;
 
 	char *name;
 	struct inode *inode;

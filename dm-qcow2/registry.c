@@ -4,6 +4,10 @@
  * device, shared by every table that names it (the two tables of a device
  * during a reload; several read-only devices), opened by the first and closed
  * by the last. It says who may share.
+ *
+ * Opening and closing do I/O and may take long. The host is in the list
+ * meanwhile, marked changing, and whoever wants the same image waits; others do
+ * not.
  */
 #include <linux/blkdev.h>
 #include <linux/cred.h>
@@ -16,12 +20,13 @@
 
 static DEFINE_MUTEX(registry_lock);
 static LIST_HEAD(hosts);
+static DECLARE_WAIT_QUEUE_HEAD(host_changed);
 
 /* ---------------------------------------------------------------- */
 
 /*
  * Opens a path as the kernel, not as the caller: the file outlives him, and his
- * keyrings would live as long. R held.
+ * keyrings would live as long.
  */
 static struct file *open_path(const char *path, bool write)
 {
@@ -88,7 +93,6 @@ static int open_file(struct dm_qcow2_host *h, struct dm_qcow2 *c,
 		*error = "The image lies on the device that it is to become";
 		return -ELOOP;
 	}
-	h->inode = inode;
 	dm_qcow2_file_probe(h);
 	h->size0 = i_size_read(inode);
 	if (!h->size0) {
@@ -118,20 +122,24 @@ static int take_lock(struct dm_qcow2_host *h, char **error)
 	return 0;
 }
 
+/* Writes everything back and closes the image; this may take long. */
+static void write_back(struct dm_qcow2_host *h)
+{
+	unsigned int noio = memalloc_noio_save();
+	int ret = qcow2_image_close(h->img);
+
+	memalloc_noio_restore(noio);
+	h->img = NULL;
+	if (ret)
+		DMERR("%s: not everything could be written back: error %d",
+		      h->name, ret);
+}
+
+/* What is left of a host when its image is closed, or was never open. */
 static void close_host(struct dm_qcow2_host *h)
 {
-	int ret;
-
-	if (h->img) {
-		/* no I/O and no user is left; only then the threads may go */
-		unsigned int noio = memalloc_noio_save();
-
-		ret = qcow2_image_close(h->img);
-		memalloc_noio_restore(noio);
-		if (ret)
-			DMERR("%s: not everything could be written back: error %d",
-			      h->name, ret);
-	}
+	if (h->img)
+		write_back(h);
 	dm_qcow2_stop_threads(h);
 	if (h->locked)
 		dm_qcow2_unlock(h->file);
@@ -173,7 +181,8 @@ static int open_image(struct dm_qcow2_host *h, u64 cache_bytes, char **error)
 	return 0;
 }
 
-static struct dm_qcow2_host *new_host(struct dm_qcow2 *c)
+/* @file is the host's from here on, unless this fails. */
+static struct dm_qcow2_host *new_host(struct dm_qcow2 *c, struct file *file)
 {
 	struct dm_qcow2_host *h = kzalloc(sizeof(*h), GFP_KERNEL);
 
@@ -187,6 +196,12 @@ static struct dm_qcow2_host *new_host(struct dm_qcow2 *c)
 	INIT_LIST_HEAD(&h->tables);
 	init_waitqueue_head(&h->idle);
 	init_waitqueue_head(&h->commit_wait);
+	h->changing = true;
+	h->file = file;
+	if (c->dev)
+		h->bdev = c->dev->bdev;
+	else
+		h->inode = file_inode(file);
 	h->read_only = c->args.read_only;
 	h->name = kstrdup(c->args.path, GFP_KERNEL);
 	h->rmw_page = (void *)kmalloc(PAGE_SIZE, GFP_KERNEL);
@@ -202,29 +217,18 @@ static struct dm_qcow2_host *new_host(struct dm_qcow2 *c)
 	return h;
 }
 
-/* @file is the host's from here on. R held. */
-static struct dm_qcow2_host *open_host(struct dm_qcow2 *c, struct file *file,
-				       char **error)
+static int open_host(struct dm_qcow2_host *h, struct dm_qcow2 *c, char **error)
 {
-	struct dm_qcow2_host *h = new_host(c);
 	int ret = 0;
 
-	if (!h) {
-		*error = "Out of memory";
-		if (file)
-			filp_close(file, NULL);
-		return ERR_PTR(-ENOMEM);
-	}
-	h->file = file;
-	if (c->dev) {
-		h->bdev = c->dev->bdev;
+	if (h->bdev) {
 		h->align = bdev_logical_block_size(h->bdev);
 		if (bdev_is_zoned(h->bdev) || h->align > PAGE_SIZE) {
 			*error = "A zoned device, or one with blocks above a page, cannot hold an image";
 			ret = -EINVAL;
 		}
 	} else {
-		ret = open_file(h, c, file, error);
+		ret = open_file(h, c, h->file, error);
 	}
 	if (!ret)
 		ret = take_lock(h, error);
@@ -235,12 +239,7 @@ static struct dm_qcow2_host *open_host(struct dm_qcow2 *c, struct file *file,
 		if (ret)
 			*error = "Cannot start threads";
 	}
-	if (ret) {
-		close_host(h);
-		return ERR_PTR(ret);
-	}
-	list_add(&h->link, &hosts);
-	return h;
+	return ret;
 }
 
 /* ---------------------------------------------------------------- */
@@ -286,6 +285,57 @@ static void add_user(struct dm_qcow2_host *h, struct dm_qcow2 *c)
 	mutex_lock(&h->users_lock);
 	list_add(&c->link, &h->tables);
 	mutex_unlock(&h->users_lock);
+}
+
+/* The host is what it is to be, or gone. R held. */
+static void settle(struct dm_qcow2_host *h, bool gone)
+{
+	h->changing = false;
+	if (gone)
+		list_del(&h->link);
+	wake_up_all(&host_changed);
+}
+
+/* Finds the image open, waiting while somebody opens or closes it. R held. */
+static struct dm_qcow2_host *find_settled(const struct dm_qcow2 *c,
+					  const struct file *file)
+{
+	struct dm_qcow2_host *h;
+
+	while ((h = find_host(c, file)) && h->changing) {
+		DEFINE_WAIT(wait);
+
+		prepare_to_wait(&host_changed, &wait, TASK_UNINTERRUPTIBLE);
+		mutex_unlock(&registry_lock);
+		schedule();
+		finish_wait(&host_changed, &wait);
+		mutex_lock(&registry_lock);
+	}
+	return h;
+}
+
+/* Opens the image for its first user. R held, and given up in between. */
+static struct dm_qcow2_host *first_user(struct dm_qcow2 *c, struct file *file,
+					char **error)
+{
+	struct dm_qcow2_host *h = new_host(c, file);
+	int ret;
+
+	if (!h) {
+		*error = "Out of memory";
+		if (file)
+			filp_close(file, NULL);
+		return ERR_PTR(-ENOMEM);
+	}
+	list_add(&h->link, &hosts);
+	mutex_unlock(&registry_lock);
+	ret = open_host(h, c, error);
+	mutex_lock(&registry_lock);
+	settle(h, ret);
+	if (!ret)
+		return h;
+	close_host(h);
+	return ERR_PTR(ret);
 }
 
 /* A block device: dm's claim for this table, and the node for the locks. */
@@ -361,13 +411,13 @@ struct dm_qcow2_host *dm_qcow2_host_get(struct dm_qcow2 *c, char **error)
 	}
 
 	mutex_lock(&registry_lock);
-	h = find_host(c, file);
+	h = find_settled(c, file);
 	if (h) {
 		if (file)
 			filp_close(file, NULL);
 		ret = may_share(h, c, error);
 	} else {
-		h = open_host(c, file, error);
+		h = first_user(c, file, error);
 		ret = PTR_ERR_OR_ZERO(h);
 	}
 	if (!ret)
@@ -394,6 +444,7 @@ out:
 void dm_qcow2_host_put(struct dm_qcow2 *c)
 {
 	struct dm_qcow2_host *h = c->host;
+	bool last;
 
 	mutex_lock(&registry_lock);
 	mutex_lock(&h->users_lock);
@@ -401,11 +452,17 @@ void dm_qcow2_host_put(struct dm_qcow2 *c)
 	mutex_unlock(&h->users_lock);
 	if (is_writer(h, c))
 		h->writers--;
-	if (!--h->users) {
-		list_del(&h->link);
-		close_host(h);
-	}
+	last = !--h->users;
+	h->changing = last;
 	mutex_unlock(&registry_lock);
+	if (last) {
+		write_back(h);
+		mutex_lock(&registry_lock);
+		/* free before others may look, so that locks do not meet */
+		settle(h, true);
+		close_host(h);
+		mutex_unlock(&registry_lock);
+	}
 	if (c->dev)
 		dm_put_device(c->ti, c->dev);
 }
