@@ -195,6 +195,19 @@ static int classify(struct qcow2_image *img, struct qcow2_write *w, u64 end,
 	return 0;
 }
 
+static int no_overlap(struct qcow2_image *img, u64 guest, u64 host, u64 nr)
+{
+	const char *what = qcow2_overlap_find(img,
+			qcow2_cluster_index(&img->hdr, host), nr);
+
+	if (!what)
+		return 0;
+	return qcow2_corrupt(img, "L2 table %llu: entry %u names %#llx, which is part of %s; the write is refused",
+			     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
+			     qcow2_l2_index(&img->hdr, guest),
+			     (unsigned long long)host, what);
+}
+
 /* Remembers what the old entries of the run name, for when they are gone. */
 static int collect_frees(struct qcow2_image *img, struct qcow2_write *w)
 {
@@ -212,6 +225,11 @@ static int collect_frees(struct qcow2_image *img, struct qcow2_write *w)
 			return ret;
 		if (!e.host)
 			continue;
+		/* metadata is not freed as somebody's old data, either */
+		ret = no_overlap(img, w->guest + (i << img->hdr.cluster_bits),
+				 e.host, 1);
+		if (ret)
+			return ret;
 		cluster = qcow2_cluster_index(&img->hdr, e.host);
 		if (f && f->cluster + f->nr == cluster) {
 			f->nr++;
@@ -280,19 +298,6 @@ static int fill_around(struct qcow2_image *img, struct qcow2_write *w, u64 from,
 	int ret = fill(img, w, w->guest, from, fresh);
 
 	return ret ?: fill(img, w, to, end, fresh);
-}
-
-static int no_overlap(struct qcow2_image *img, u64 guest, u64 host, u64 nr)
-{
-	const char *what = qcow2_overlap_find(img,
-			qcow2_cluster_index(&img->hdr, host), nr);
-
-	if (!what)
-		return 0;
-	return qcow2_corrupt(img, "L2 table %llu: entry %u names %#llx, which is part of %s; the write is refused",
-			     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
-			     qcow2_l2_index(&img->hdr, guest),
-			     (unsigned long long)host, what);
 }
 
 /* The owned run needs host clusters. */
