@@ -74,7 +74,8 @@ static inline void port_vfree(void *p)
  * An epoch tells when every I/O that was mapped before a moment has ended:
  * port_epoch_enter() before the lookup, port_epoch_exit() after the I/O, from
  * any context. It is SRCU without its lockdep half, because the two ends of a
- * bio run in different tasks.
+ * bio run in different tasks. For the same reason sparse, which wants both ends
+ * in one function, is told that each is balanced in itself.
  */
 struct port_epoch {
 	struct srcu_struct srcu;
@@ -94,11 +95,15 @@ static inline void port_epoch_destroy(struct port_epoch *e)
 
 static inline int port_epoch_enter(struct port_epoch *e)
 {
-	return __srcu_read_lock(&e->srcu);
+	int idx = __srcu_read_lock(&e->srcu);
+
+	__release(&e->srcu);
+	return idx;
 }
 
 static inline void port_epoch_exit(struct port_epoch *e, int idx)
 {
+	__acquire(&e->srcu);
 	__srcu_read_unlock(&e->srcu, idx);
 }
 
