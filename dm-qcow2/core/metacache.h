@@ -33,8 +33,9 @@ static inline u64 qcow2_block_start(const struct qcow2_image *img, u64 offset)
 static inline __be64 *qcow2_block_entry(const struct qcow2_image *img,
 					const struct qcow2_block *blk, u64 offset)
 {
-	return (__be64 *)((u8 *)blk->data +
-			  (offset & (img->cache.block_size - 1)));
+	void *p = (u8 *)blk->data + (offset & (img->cache.block_size - 1));
+
+	return p;
 }
 
 /* The entry has reached the disk, or was always there. */
