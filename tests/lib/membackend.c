@@ -410,6 +410,12 @@ void mem_log_start(struct membackend *be)
 	be->logging = true;
 }
 
+void mem_log_only(struct membackend *be)
+{
+	drop_log(be);
+	be->logging = true;
+}
+
 void mem_log_stop(struct membackend *be)
 {
 	be->logging = false;

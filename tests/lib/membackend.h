@@ -129,6 +129,8 @@ void mem_fail_nothing(struct membackend *be);
 
 /* The log begins empty; what is there now counts as durable. */
 void mem_log_start(struct membackend *be);
+/* As above without a copy of what is there now: mem_crash() cannot be used. */
+void mem_log_only(struct membackend *be);
 void mem_log_stop(struct membackend *be);
 
 /*

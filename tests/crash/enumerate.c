@@ -1,0 +1,757 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The crash enumerator. A sequence of guest activity (tests/lib/crashseq.h)
+ * gives a log of writes, growth and flushes. A window is what happened between
+ * two flushes; a crash in it leaves all that came before and any part of the
+ * window itself. Of every window these states are built:
+ *
+ *	every prefix; every subset if the window is short, else every single
+ *	drop-out, every single survivor and random subsets; and each operation
+ *	torn at 512 bytes, with random company
+ *
+ * and in each of them:
+ *
+ *	the check finds no error; leaks are allowed
+ *	the image opens and can be activated for writing
+ *	each block reads a generation at least as new as what was acknowledged
+ *	clusters that something else shares hold what they held
+ *
+ * In some of them life goes on: more writes, a commit, the check again.
+ * qemu-img check must agree with our check in every state of a window in which
+ * the header, the L1 table, the refcount table or a new table or refcount block
+ * was written, and in a sample of the others.
+ *
+ * CRASH_SCALE=N makes N times as many sequences (default 1). SEED=N chooses
+ * others. CRASH_ONLY=N runs sequence N alone, with its steps, to look at a
+ * failure. CRASH_BREAK=drop:N, early:N breaks the order of writes on purpose
+ * (see break_log()), for the self-test and for experiments.
+ */
+#include "check.h"
+#include "commit.h"
+#include "crashseq.h"
+#include "map.h"
+#include "qemuimg.h"
+#include "tap.h"
+
+#include <malloc.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_ALL 10		/* windows of as many operations: all subsets */
+#define MAX_OPS 4096
+#define RANDOM_SUBSETS 200
+#define SAMPLE 80		/* one in so many unremarkable states for qemu-img */
+#define LIFE 100		/* in one of so many states life goes on */
+#define LIFE_MAX (4u << 20)	/* it needs a copy */
+#define KEYS 65536
+
+/* How much of an operation a state has: [from, to) of its bytes. */
+struct part {
+	u64 from, to;
+};
+
+struct undo {
+	u64 offset, len, size;
+	u8 *old;
+};
+
+/* One sequence being enumerated. */
+struct run {
+	struct sequence *seq;
+	struct membackend *state;	/* the image in the present state */
+	u64 number;
+	bool quiet;
+
+	u64 base, end;			/* window: log[base..end) */
+	u64 pos;			/* acknowledged up to here */
+	bool special;			/* every state is for qemu-img */
+	struct part parts[MAX_OPS];
+	struct undo undo[MAX_OPS];
+	unsigned int nr_undo;
+	s64 required[SEQ_HOT * SEQ_SLOTS];
+	bool *must;			/* by log position: durable by itself */
+	u64 keys[KEYS];			/* states qemu-img has seen */
+	u64 epoch;			/* makes keys of different windows differ */
+
+	u64 states, failed;
+	u64 rng;
+	char why[320];
+};
+
+static struct {
+	u64 states, sequences, windows, special, sampled, lives, flushes;
+	u64 by_kind[SEQ_KINDS];
+} total;
+
+static bool with_qemu;
+
+/* ---- building a state ---- */
+
+static const struct mem_op *op_at(const struct run *r, u64 i)
+{
+	return &r->seq->live.log[r->base + i];
+}
+
+static u64 op_bytes(const struct mem_op *op)
+{
+	return op->kind == MEM_GROW || op->kind == MEM_TRIM ? 512 : op->len;
+}
+
+static void apply(struct run *r, const struct mem_op *op, struct part p)
+{
+	struct undo *u = &r->undo[r->nr_undo++];
+	struct membackend *be = r->state;
+
+	u->size = be->size;
+	u->offset = op->offset + p.from;
+	u->len = p.to - p.from;
+	if (op->kind == MEM_GROW)
+		u->len = 0;
+	if (op->kind == MEM_TRIM) {
+		u->offset = min(op->len, be->size);
+		u->len = be->size - u->offset;
+	}
+	u->old = malloc(u->len + 1);
+	if (!u->old)
+		abort();
+	memcpy(u->old, be->data + u->offset, u->len);
+	mem_apply(be, op, p.from, p.to);
+}
+
+static void undo_all(struct run *r)
+{
+	while (r->nr_undo) {
+		struct undo *u = &r->undo[--r->nr_undo];
+
+		memcpy(r->state->data + u->offset, u->old, u->len);
+		r->state->size = u->size;
+		free(u->old);
+	}
+}
+
+/* ---- the oracle ---- */
+
+static bool __printf(2, 3) bad(struct run *r, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(r->why, sizeof(r->why), fmt, ap);
+	va_end(ap);
+	return false;
+}
+
+static void remember_error(void *arg, bool leak, const char *line)
+{
+	struct run *r = arg;
+
+	if (!leak && !*r->why)
+		bad(r, "check: %s", line);
+}
+
+/* What each block must at least be after a crash here. */
+static void require(struct run *r)
+{
+	const struct sequence *s = r->seq;
+	u64 i, j, time = 0;
+
+	for (i = 0; i < s->nr_acks; i++)
+		if (s->acks[i].pos <= r->pos)
+			time = max(time, s->acks[i].time);
+	for (j = 0; j < s->nr_blocks; j++)
+		r->required[j] = s->blocks[j].initial;
+	for (i = 0; i < s->nr_writes; i++) {
+		const struct seq_write *w = &s->writes[i];
+
+		if (!(w->done < time) && w->fua_at > r->pos)
+			continue;
+		for (j = 0; j < s->nr_blocks; j++)
+			if (s->blocks[j].number - w->block < w->nr)
+				r->required[j] = max(r->required[j], w->generation);
+	}
+}
+
+static const u8 *host_bytes(const struct membackend *be, u64 host)
+{
+	static const u8 zeros[512];
+
+	return host + 512 <= be->size ? be->data + host : zeros;
+}
+
+static bool read_block(struct run *r, struct qcow2_image *img, unsigned int i)
+{
+	u64 number = r->seq->blocks[i].number, gen;
+	s64 seen = SEQ_ZERO;
+	struct qcow2_mapping m;
+	const u8 *p;
+
+	if (qcow2_map_peek(img, number * 512, 512, &m) &&
+	    qcow2_map(img, number * 512, 512, &m))
+		return bad(r, "block %llu cannot be read: %s",
+			   (unsigned long long)number, mem_last_msg(r->state));
+	if (m.kind == QCOW2_DATA) {
+		p = host_bytes(r->state, m.host);
+		if (stamp_get(p, number, &gen))
+			seen = gen;
+		else if (!stamp_is_zero(p))
+			return bad(r, "block %llu at %#llx is not its own",
+				   (unsigned long long)number,
+				   (unsigned long long)m.host);
+	}
+	if (seen < r->required[i])
+		return bad(r, "block %llu reads generation %lld, but %lld was acknowledged",
+			   (unsigned long long)number, (long long)seen,
+			   (long long)r->required[i]);
+	return true;
+}
+
+static bool shared_intact(struct run *r)
+{
+	const struct sequence *s = r->seq;
+	u32 n = 1u << (s->image.cluster_bits - 9), i, j;
+	u64 gen;
+
+	for (i = 0; i < s->nr_shared; i++) {
+		const struct seq_shared *sh = &s->shared[i];
+
+		for (j = 0; j < n; j += n > 8 ? 9 : 1)
+			if (!stamp_get(host_bytes(r->state, sh->host + j * 512),
+				       sh->number + j, &gen) || gen)
+				return bad(r, "the shared cluster at %#llx has changed",
+					   (unsigned long long)sh->host);
+		if (!mk_refcount(r->state, sh->host))
+			return bad(r, "the shared cluster at %#llx is free",
+				   (unsigned long long)sh->host);
+	}
+	return true;
+}
+
+static bool check_now(struct run *r, int *verdict)
+{
+	struct qcow2_check chk = { .report = remember_error, .arg = r };
+	struct qcow2_error err;
+
+	*r->why = 0;
+	if (qcow2_check(r->state->ops, r->state, &chk, &err))
+		return bad(r, "check: %s", err.msg);
+	*verdict = qcow2_check_verdict(&chk);
+	return !chk.errors;
+}
+
+/* After the crash, life goes on, on a copy. */
+static bool live_on(struct run *r)
+{
+	struct membackend copy, *before = r->state;
+	const struct sequence *s = r->seq;
+	struct qcow2_image *img;
+	struct qcow2_error err;
+	bool good = true;
+	int i, verdict;
+	u8 buf[512], back[512];
+
+	mem_init(&copy, s->flavour, before->size);
+	mem_copy(&copy, before);
+	r->state = &copy;
+	if (mem_open(&copy, 0, &img, &err)) {
+		good = bad(r, "open: %s", err.msg);
+		goto out;
+	}
+	for (i = 0; good && i < 12; i++) {
+		u64 number = s->blocks[seq_random(&r->rng) % s->nr_blocks].number;
+		int ret;
+
+		stamp_make(buf, number, 1000 + i);
+		ret = guest_write(img, number * 512, buf, 512);
+		if (ret == -ENOSPC)
+			break;
+		if (ret || guest_read(img, number * 512, back, 512) ||
+		    memcmp(buf, back, 512))
+			good = bad(r, "write after the crash: error %d: %s", ret,
+				   mem_last_msg(&copy));
+		if (i == 6)
+			qcow2_commit(img);
+	}
+	i = qcow2_image_close(img);
+	if (good && i && i != -ENOSPC)
+		good = bad(r, "close after the crash: error %d", i);
+	good = good && check_now(r, &verdict) && shared_intact(r);
+out:
+	r->state = before;
+	mem_destroy(&copy);
+	total.lives++;
+	return good;
+}
+
+static bool verify(struct run *r, int *verdict)
+{
+	struct qcow2_image *img;
+	struct qcow2_error err;
+	unsigned int i;
+	bool good;
+	int ret;
+
+	if (!check_now(r, verdict))
+		return false;
+	ret = mem_open(r->state, 1, &img, &err);
+	if (ret)
+		return bad(r, "open: %s", err.msg);
+	ret = img->read_only ? -EROFS : qcow2_activate(img);
+	good = !ret || bad(r, "activation: error %d: %s", ret,
+			   mem_last_msg(r->state));
+	for (i = 0; good && i < r->seq->nr_blocks; i++)
+		good = read_block(r, img, i);
+	qcow2_image_close(img);
+	good = good && shared_intact(r);
+	if (good && seq_random(&r->rng) % LIFE == 0 &&
+	    r->state->size <= LIFE_MAX)
+		good = live_on(r);
+	return good;
+}
+
+/* ---- telling about it ---- */
+
+static void describe_op(const struct run *r, u64 i)
+{
+	static const char * const kinds[] = {
+		"read", "write", "data read", "data write", "zero", "grow",
+		"flush", "trim",
+	};
+	const struct mem_op *op = op_at(r, i);
+	struct part p = r->parts[i];
+
+	printf("#   %llu: %s %#llx+%#llx: ", (unsigned long long)(r->base + i),
+	       kinds[op->kind], (unsigned long long)op->offset,
+	       (unsigned long long)op->len);
+	if (p.from >= p.to)
+		printf("lost\n");
+	else if (!p.from && p.to == op_bytes(op))
+		printf("done\n");
+	else
+		printf("torn, [%llu, %llu) done\n", (unsigned long long)p.from,
+		       (unsigned long long)p.to);
+}
+
+static void explain(const struct run *r)
+{
+	u64 i;
+
+	diag("sequence %llu: %s", (unsigned long long)r->number,
+	     seq_describe(r->seq));
+	diag("%s", r->why);
+	diag("the window begins at %llu; acknowledged up to %llu:",
+	     (unsigned long long)r->base, (unsigned long long)r->pos);
+	for (i = 0; i < r->end - r->base; i++)
+		describe_op(r, i);
+}
+
+/* ---- one state ---- */
+
+static u64 hash(u64 h, u64 v)
+{
+	h ^= v;
+	return seq_random(&h);
+}
+
+/* Is this state, as qemu-img sees it, new? Guest data does not matter to it. */
+static bool new_to_qemu(struct run *r)
+{
+	u64 key = hash(r->epoch, r->state->size), i, slot;
+
+	for (i = 0; i < r->end - r->base; i++) {
+		const struct mem_op *op = op_at(r, i);
+
+		if (op->kind == MEM_WRITE || op->kind == MEM_ZERO) {
+			key = hash(key, i);
+			key = hash(key, r->parts[i].from);
+			key = hash(key, r->parts[i].to);
+		}
+	}
+	for (slot = key; r->keys[slot % KEYS]; slot++)
+		if (r->keys[slot % KEYS] == key)
+			return false;
+	r->keys[slot % KEYS] = key;
+	return true;
+}
+
+static void ask_qemu(struct run *r, int verdict)
+{
+	char what[200];
+
+	if (!with_qemu)
+		return;
+	if (!r->special && seq_random(&r->rng) % SAMPLE)
+		return;
+	if (r->special && !new_to_qemu(r))
+		return;
+	if (r->special)
+		total.special++;
+	else
+		total.sampled++;
+	snprintf(what, sizeof(what), "sequence %llu, window at %llu, state %llu",
+		 (unsigned long long)r->number, (unsigned long long)r->base,
+		 (unsigned long long)r->states);
+	qemuimg_check(r->state, verdict, what);
+}
+
+/* Builds, judges and takes back the state that r->parts says. */
+static void one_state(struct run *r)
+{
+	u64 i, n = r->end - r->base;
+	int verdict = 0;
+
+	for (i = 0; i < n; i++) {
+		if (r->must[r->base + i] && r->base + i < r->pos)
+			r->parts[i] = (struct part){ 0, op_bytes(op_at(r, i)) };
+		if (r->parts[i].from < r->parts[i].to)
+			apply(r, op_at(r, i), r->parts[i]);
+	}
+	r->states++;
+	if (!verify(r, &verdict)) {
+		if (!r->failed++ && !r->quiet)
+			explain(r);
+	} else {
+		ask_qemu(r, verdict);
+	}
+	undo_all(r);
+}
+
+static void set_part(struct run *r, u64 i, bool done)
+{
+	r->parts[i] = (struct part){ 0, done ? op_bytes(op_at(r, i)) : 0 };
+}
+
+static void random_parts(struct run *r, u64 n, u32 percent)
+{
+	u64 i;
+
+	for (i = 0; i < n; i++)
+		set_part(r, i, seq_random(&r->rng) % 100 < percent);
+}
+
+/* Each operation torn: cut off, cut on, or a piece of it. */
+static void torn_states(struct run *r, u64 n)
+{
+	static const u32 company[] = { 0, 50, 100 };
+	u64 i, k, times;
+
+	for (i = 0; i < n; i++) {
+		u64 sectors = op_bytes(op_at(r, i)) / 512;
+
+		times = min(sectors - 1, 6ull);
+		for (k = 0; k < times; k++) {
+			u64 cut = 512 * (sectors <= 7 ? k + 1 : 1 +
+					 seq_random(&r->rng) % (sectors - 1));
+
+			random_parts(r, n, company[seq_random(&r->rng) % 3]);
+			r->parts[i] = (struct part){ 0, cut };
+			if (k & 1)
+				r->parts[i] = (struct part){ cut, sectors * 512 };
+			one_state(r);
+		}
+	}
+}
+
+static void all_states(struct run *r)
+{
+	u64 n = r->end - r->base, i, j, bits;
+
+	if (n > MAX_OPS) {
+		r->failed++;
+		bad(r, "a window of %llu operations", (unsigned long long)n);
+		return;
+	}
+	if (n <= MAX_ALL) {
+		for (bits = 0; bits < 1ull << n; bits++) {
+			for (i = 0; i < n; i++)
+				set_part(r, i, bits >> i & 1);
+			one_state(r);
+		}
+	} else {
+		for (i = 0; i <= n; i++) {
+			for (j = 0; j < n; j++)
+				set_part(r, j, j < i);
+			one_state(r);
+		}
+		for (i = 0; i < 2 * n; i++) {
+			for (j = 0; j < n; j++)
+				set_part(r, j, (j == i / 2) ^ (i & 1));
+			one_state(r);
+		}
+		for (i = 0; i < RANDOM_SUBSETS; i++) {
+			random_parts(r, n, 30 + 20 * (i % 3));
+			one_state(r);
+		}
+	}
+	torn_states(r, n);
+}
+
+/* ---- windows ---- */
+
+static void add_metadata(const struct membackend *be, u64 *set, u64 *n, u64 max,
+			 u64 table, u64 entries)
+{
+	u64 i, v;
+
+	for (i = 0; i < entries && *n < max; i++) {
+		v = mem_be64(be, table + i * 8) & QCOW2_ENTRY_OFFSET;
+		if (v)
+			set[(*n)++] = v;
+	}
+}
+
+/* Is something written here that is new, or that names what is? */
+static bool is_special(const struct run *r)
+{
+	static u64 set[16384];
+	const struct membackend *be = r->state;
+	u64 cs = 1ull << mem_be32(be, 20), l1 = mem_be64(be, 40);
+	u64 rt = mem_be64(be, 48), rt_bytes = mem_be32(be, 56) * cs;
+	u64 n = 0, i, j;
+
+	add_metadata(be, set, &n, ARRAY_SIZE(set), l1, mem_be32(be, 36));
+	add_metadata(be, set, &n, ARRAY_SIZE(set), rt, rt_bytes / 8);
+	for (i = 0; i < r->end - r->base; i++) {
+		const struct mem_op *op = op_at(r, i);
+
+		if (op->kind == MEM_ZERO && op->len == cs)
+			return true;
+		if (op->kind != MEM_WRITE)
+			continue;
+		for (j = 0; j < n && set[j] != op->offset / cs * cs; j++)
+			;
+		if (j == n)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A crash may come before or after each acknowledgement inside the window: the
+ * later, the more must be there, but also the more may be.
+ */
+static void window(struct run *r, u64 base, u64 end)
+{
+	const struct sequence *s = r->seq;
+	u64 from = base, to, i;
+
+	r->base = base;
+	r->end = end;
+	r->epoch = seq_random(&r->rng);
+	memset(r->keys, 0, sizeof(r->keys));
+	r->special = is_special(r);
+	total.windows++;
+	for (; from <= end && !r->failed; from = to) {
+		to = end + 1;
+		for (i = 0; i < s->nr_writes; i++)
+			if (s->writes[i].fua_at > from)
+				to = min(to, s->writes[i].fua_at);
+		for (i = 0; i < s->nr_acks; i++)
+			if (s->acks[i].pos > from)
+				to = min(to, s->acks[i].pos);
+		r->pos = from;
+		r->end = min(to, end);
+		require(r);
+		all_states(r);
+	}
+}
+
+/*
+ * What a broken driver or device would do. drop:N: flush number N does nothing;
+ * early:N: the first write of metadata after flush N comes before it.
+ */
+static bool break_log(struct sequence *s, const char *how)
+{
+	bool drop = !strncmp(how, "drop:", 5);
+	u64 n = strtoull(strchr(how, ':') + 1, NULL, 10), i, j;
+	struct mem_op *log = s->live.log, op;
+
+	for (i = 0; i < s->live.nr_log; i++)
+		if (log[i].kind == MEM_FLUSH && !--n)
+			break;
+	if (i >= s->live.nr_log)
+		return false;
+	if (drop) {
+		log[i].kind = MEM_GROW; /* to size 0: nothing */
+		return true;
+	}
+	for (j = i + 1; j < s->live.nr_log && log[j].kind != MEM_WRITE; j++)
+		if (log[j].kind == MEM_FLUSH)
+			return true; /* nothing there to move */
+	if (j >= s->live.nr_log)
+		return true;
+	op = log[j];
+	memmove(&log[i + 1], &log[i], (j - i) * sizeof(op));
+	log[i] = op;
+	return true;
+}
+
+/* All windows of a sequence; false: something was wrong. */
+static bool enumerate(struct run *r)
+{
+	struct sequence *s = r->seq;
+	u64 i, base = 0;
+
+	r->must = calloc(s->live.nr_log + 1, 1);
+	for (i = 0; i < s->nr_writes; i++)
+		if (s->writes[i].fua_at != U64_MAX)
+			r->must[s->writes[i].op] = true;
+	for (i = 0; i <= s->live.nr_log && !r->failed; i++) {
+		if (i < s->live.nr_log && s->live.log[i].kind != MEM_FLUSH)
+			continue;
+		window(r, base, i);
+		for (; base < i; base++)
+			mem_apply(&s->before, &s->live.log[base], 0,
+				  op_bytes(&s->live.log[base]));
+		base = i + 1;
+		total.flushes++;
+	}
+	free(r->must);
+	return !r->failed;
+}
+
+/* One sequence; @how: NULL or how to break it. 1: good, 0: bad, -1: no such. */
+static int sequence(u64 seed, u64 number, enum seq_kind kind, const char *how,
+		    bool quiet)
+{
+	static struct sequence s;
+	static struct run r;
+	int good = 1;
+
+	memset(&r, 0, sizeof(r));
+	seq_run(&s, seed ^ (number * 0x9e3779b97f4a7c15ull), kind);
+	r.seq = &s;
+	r.state = &s.before;
+	/* to close a state must not change it */
+	s.before.fault[MEM_TRIM] = (struct mem_fault){ 1, U64_MAX, -EIO };
+	r.number = number;
+	r.quiet = quiet;
+	r.rng = s.seed;
+	if (*s.fail) {
+		good = 0;
+		if (!quiet)
+			diag("sequence %llu: %s: %s", (unsigned long long)number,
+			     seq_describe(&s), s.fail);
+	} else if (how && !break_log(&s, how)) {
+		good = -1;
+	} else {
+		good = enumerate(&r);
+	}
+	if (!quiet && (!good || getenv("CRASH_ONLY")))
+		fprintf(stderr, "# steps, with log positions:\n%s", s.trace);
+	total.states += r.states;
+	total.by_kind[kind] += r.states;
+	total.sequences++;
+	seq_destroy(&s);
+	return good;
+}
+
+/* ---------------------------------------------------------------- */
+
+/* A broken order must be found; if not, the enumerator is of no use. */
+static void self_test(u64 seed, const char *name, const char *how)
+{
+	u64 number, n, tried = 0, caught = 0, found_in = 0;
+	char spec[32];
+	int good;
+
+	for (number = 0; number < 6; number++) {
+		u64 before = caught;
+
+		for (n = 1; n < 30; n++) {
+			snprintf(spec, sizeof(spec), "%s:%llu", how,
+				 (unsigned long long)n);
+			good = sequence(seed, number, number % SEQ_KINDS, spec,
+					true);
+			if (good < 0)
+				break;
+			tried++;
+			caught += !good;
+		}
+		found_in += caught > before;
+	}
+	ok(found_in >= 3, "self-test: %s is caught (%llu of %llu, in %llu of 6 sequences)",
+	   name, (unsigned long long)caught, (unsigned long long)tried,
+	   (unsigned long long)found_in);
+}
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static u64 env(const char *name, u64 otherwise)
+{
+	const char *v = getenv(name);
+
+	return v && *v ? strtoull(v, NULL, 0) : otherwise;
+}
+
+static void report(double began)
+{
+	diag("%llu states of %llu windows of %llu sequences in %.1f s; life went on in %llu",
+	     (unsigned long long)total.states, (unsigned long long)total.windows,
+	     (unsigned long long)total.sequences, now() - began,
+	     (unsigned long long)total.lives);
+	diag("states by kind: plain %llu, tables %llu, blocks %llu, relocate %llu",
+	     (unsigned long long)total.by_kind[SEQ_PLAIN],
+	     (unsigned long long)total.by_kind[SEQ_TABLES],
+	     (unsigned long long)total.by_kind[SEQ_BLOCKS],
+	     (unsigned long long)total.by_kind[SEQ_RELOCATE]);
+}
+
+/* How many sequences of each kind: see the top about qemu-img. */
+static const u64 counts[SEQ_KINDS] = { 400, 250, 250, 200 };
+
+int main(void)
+{
+	static const char * const names[] = {
+		"overwrites, copies, zero clusters", "new and shared L2 tables",
+		"new refcount blocks", "a moving refcount table",
+	};
+	u64 seed = env("SEED", 1), scale = env("CRASH_SCALE", 1), only, kind, i;
+	const char *how = getenv("CRASH_BREAK");
+	u64 checks, wrong, bad_ones;
+	double began = now();
+
+	/* states are many and alike: keep the memory of the one for the next */
+	mallopt(M_MMAP_THRESHOLD, 1 << 30);
+	mallopt(M_TRIM_THRESHOLD, 1 << 30);
+	diag("SEED=%llu CRASH_SCALE=%llu", (unsigned long long)seed,
+	     (unsigned long long)scale);
+	only = env("CRASH_ONLY", U64_MAX);
+	if (only != U64_MAX) {
+		ok(sequence(seed, only, only % SEQ_KINDS, how, false) == 1,
+		   "sequence %llu", (unsigned long long)only);
+		report(began);
+		return tap_end();
+	}
+	if (!how) {
+		self_test(seed, "a flush that does nothing", "drop");
+		self_test(seed, "a write before the flush it should follow",
+			  "early");
+	}
+	memset(&total, 0, sizeof(total));
+	with_qemu = !how && !qemuimg_start(2);
+	for (kind = 0; kind < SEQ_KINDS; kind++) {
+		bad_ones = 0;
+		for (i = 0; i < counts[kind] * scale && bad_ones < 3; i++)
+			bad_ones += !sequence(seed, i * SEQ_KINDS + kind, kind,
+					      how, false);
+		ok(!bad_ones, "%s: every crash leaves a valid image", names[kind]);
+		diag("%.1f s, %llu states", now() - began,
+		     (unsigned long long)total.states);
+	}
+	report(began);
+	if (!with_qemu) {
+		tap_skip("qemu-img check agrees", "no qemu-img");
+		return tap_end();
+	}
+	qemuimg_stop(&checks, &wrong);
+	ok(!wrong, "qemu-img check agrees: %llu states with new tables, refcount blocks or headers in flight (all there are), %llu of the others",
+	   (unsigned long long)total.special, (unsigned long long)total.sampled);
+	diag("%.1f s", now() - began);
+	return tap_end();
+}
