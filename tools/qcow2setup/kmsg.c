@@ -24,33 +24,44 @@ int kmsg_start(void)
 	return fd;
 }
 
+/* "priority,sequence,time,flags;text\n", one record a read */
+static char *find_text(char *record, const char *word)
+{
+	char *text = strchr(record, ';');
+
+	text = text ? strstr(text, word) : NULL;
+	if (text)
+		text[strcspn(text, "\n")] = 0;
+	return text;
+}
+
 /**
  * kmsg_finish() - what the kernel said since
  * @fd: from kmsg_start()
- * @word: what the line contains
+ * @word: what a line contains
  *
- * Return: the text from the last such @word on, to free, or NULL.
+ * Return: the lines from @word on, without it, in one; to free; or NULL.
  */
 char *kmsg_finish(int fd, const char *word)
 {
-	char *last = NULL;
+	char *all = NULL;
 	char record[8192];
 	ssize_t n;
 
 	if (fd < 0)
 		return NULL;
-	/* "priority,sequence,time,flags;text\n", one record a read */
 	while ((n = read(fd, record, sizeof(record) - 1)) > 0) {
-		char *text;
+		char *text, *longer;
 
 		record[n] = 0;
-		text = strchr(record, ';');
-		text = text ? strstr(text, word) : NULL;
+		text = find_text(record, word);
 		if (!text)
 			continue;
-		free(last);
-		last = xstrndup(text, strcspn(text, "\n"));
+		text += strlen(word);
+		longer = xasprintf("%s%s%s", all ?: "", all ? "; " : "", text);
+		free(all);
+		all = longer;
 	}
 	close(fd);
-	return last;
+	return all;
 }
