@@ -30,6 +30,12 @@ void qcow2_alloc_destroy(struct qcow2_image *img)
 	img->alloc.reftable = NULL;
 }
 
+/* Errors that pass when the host gets room. */
+static bool lacks_space(int ret)
+{
+	return ret == -ENOSPC || ret == -EDQUOT || ret == -EFBIG;
+}
+
 static u64 block_entries(const struct qcow2_image *img)
 {
 	return BIT_ULL(qcow2_refblock_bits(&img->hdr));
@@ -181,6 +187,7 @@ int qcow2_alloc_load(struct qcow2_image *img)
 	a->frozen_hi = 0;
 	a->end = end;
 	a->cursor = end;
+	a->full = 0;
 	a->fresh = img->ops->growable ?
 		qcow2_clusters_for(&img->hdr, img->host_end) : U64_MAX;
 	a->limit = (QCOW2_MAX_HOST_OFFSET >> img->hdr.cluster_bits) + 1;
@@ -430,6 +437,8 @@ static int search(struct qcow2_image *img, u64 from, u64 stop, u64 want,
 		u64 rti = from >> qcow2_refblock_bits(&img->hdr);
 
 		if (rti >= a->reftable_entries) {
+			if (a->full == a->reftable_entries)
+				return -ENOSPC;
 			a->starved = a->reftable_entries;
 			return -EAGAIN;
 		}
@@ -499,9 +508,11 @@ static int alloc_run(struct qcow2_image *img, u64 want, u64 *cluster, u64 *nr,
 			a->cursor = *cluster + *nr;
 			add_block_ahead(img);
 		}
-		if (ret != -ENOSPC && ret != -EDQUOT && ret != -EFBIG)
+		if (!lacks_space(ret))
 			break;
 	}
+	if (lacks_space(ret))
+		a->full = 0; /* the host may have space the next time */
 out:
 	if (!ret)
 		mark_used(img, *cluster);
@@ -510,7 +521,7 @@ out:
 
 static int no_space(struct qcow2_image *img, int ret)
 {
-	if (ret == -ENOSPC || ret == -EDQUOT || ret == -EFBIG) {
+	if (lacks_space(ret)) {
 		qcow2_lower_mode(img, QCOW2_NO_SPACE,
 				 "no space for a new cluster on the host: error %d",
 				 ret);
@@ -823,15 +834,19 @@ static int relocate(struct qcow2_image *img, const struct relocation *r)
 	if (!ret)
 		ret = write_made(img, offset, r->clusters << img->hdr.cluster_bits,
 				 fill_table, (void *)r);
-	if (!ret)
+	if (!ret) {
 		ret = qcow2_host_flush(img);
-	if (!ret)
-		ret = qcow2_header_set_reftable(img, offset, r->clusters);
+		if (!ret)
+			ret = qcow2_header_set_reftable(img, offset, r->clusters);
+		/* which table the disk names is not known: no more commits */
+		img->commit_error = ret;
+	}
 	if (ret) {
 		port_vfree(table);
-		qcow2_lower_mode(img, QCOW2_READ_ONLY,
-				 "the refcount table could not be moved: error %d",
-				 ret);
+		if (img->commit_error || !lacks_space(ret))
+			qcow2_lower_mode(img, QCOW2_READ_ONLY,
+					 "the refcount table could not be moved: error %d",
+					 ret);
 		return ret;
 	}
 	ret = adopt(img, r, table);
@@ -870,12 +885,14 @@ int qcow2_alloc_grow_table(struct qcow2_image *img)
 	mutex_lock(&a->lock);
 	if (a->starved == a->reftable_entries) {
 		ret = plan(img, &r);
-		if (!ret)
-			ret = relocate(img, &r);
-		if (ret == -ENOSPC || ret == -EDQUOT || ret == -EFBIG) {
-			/* the search turns round where the table ends */
+		if (ret) /* now and for ever */
 			a->limit = a->reftable_entries <<
 				qcow2_refblock_bits(&img->hdr);
+		else
+			ret = relocate(img, &r);
+		if (lacks_space(ret) && !img->commit_error) {
+			/* the search turns round where the table ends */
+			a->full = a->reftable_entries;
 			ret = 0;
 		}
 	}
