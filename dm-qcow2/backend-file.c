@@ -13,7 +13,7 @@
 
 #include "dm-qcow2.h"
 
-#define GROW_MIN (1ull << 20)
+#define GROW_MIN BIT_ULL(20)
 #define GROW_MAX (128ull << 20)
 #define ZERO_BY_WRITING (128u << 10)
 #define STACK_VECS 16

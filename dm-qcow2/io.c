@@ -148,7 +148,8 @@ static void read_next(struct dm_qcow2_io *io)
 		}
 		exit_epoch(io);
 		if (m.kind == QCOW2_COMPRESSED) {
-			dm_qcow2_log(io->host, "a compressed cluster is to be read, which is not supported yet");
+			dm_qcow2_log(io->host,
+				     "a compressed cluster is to be read, which is not supported yet");
 			ret = -EIO;
 			break;
 		}

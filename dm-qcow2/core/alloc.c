@@ -69,7 +69,8 @@ static int get_piece(struct qcow2_image *img, u64 cluster,
 	ret = qcow2_cache_get(img, QCOW2_BLOCK_REF, pos, host,
 			      qcow2_cluster_size(&img->hdr), blk);
 	if (ret == -EUCLEAN)
-		ret = qcow2_corrupt(img, "refcount table: entry %llu names a block at %#llx, where other metadata is",
+		ret = qcow2_corrupt(img,
+				    "refcount table: entry %llu names a block at %#llx, where other metadata is",
 				    (unsigned long long)rti,
 				    (unsigned long long)host);
 	return ret;
@@ -94,13 +95,13 @@ static int load_table(struct qcow2_image *img)
 
 		ret = qcow2_meta_rw(img, false, &v, 1);
 		for (i = pos / 8; !ret && i < (pos + v.len) / 8; i++, p++) {
-			u64 host;
+			u64 host, cluster = 0;
 			const char *what = NULL;
 
 			ret = qcow2_rt_decode(&img->hdr, *p, &host);
 			if (!ret && host) {
-				what = qcow2_overlap_find(img,
-					qcow2_cluster_index(&img->hdr, host), 1);
+				cluster = qcow2_cluster_index(&img->hdr, host);
+				what = qcow2_overlap_find(img, cluster, 1);
 				if (what || host >= img->host_end)
 					ret = -EUCLEAN;
 			}
@@ -113,8 +114,7 @@ static int load_table(struct qcow2_image *img)
 			}
 			a->reftable[i] = host;
 			if (host)
-				ret = qcow2_overlap_add(img,
-					qcow2_cluster_index(&img->hdr, host));
+				ret = qcow2_overlap_add(img, cluster);
 		}
 	}
 	mutex_unlock(&img->cow_lock);
@@ -248,7 +248,8 @@ static int take(struct qcow2_image *img, u64 cluster, u64 nr, bool *fresh)
 
 	what = qcow2_overlap_find(img, cluster, nr);
 	if (what)
-		return qcow2_corrupt(img, "refcount of cluster %llu (at %#llx, %llu in a row) is 0, but it is part of %s",
+		return qcow2_corrupt(img,
+				     "refcount of cluster %llu (at %#llx, %llu in a row) is 0, but it is part of %s",
 				     (unsigned long long)cluster,
 				     (unsigned long long)cluster << img->hdr.cluster_bits,
 				     (unsigned long long)nr, what);
@@ -367,7 +368,8 @@ static int add_block(struct qcow2_image *img, u64 rti)
 	int ret;
 
 	if (!rti)
-		return qcow2_corrupt(img, "refcount table: entry 0 is empty, so the header is not counted");
+		return qcow2_corrupt(img,
+				     "refcount table: entry 0 is empty, so the header is not counted");
 	ret = find_place(img, &cluster);
 	if (ret)
 		return ret;
@@ -376,7 +378,8 @@ static int add_block(struct qcow2_image *img, u64 rti)
 		cluster = rti << qcow2_refblock_bits(&img->hdr);
 		what = qcow2_overlap_find(img, cluster, 1);
 		if (what)
-			return qcow2_corrupt(img, "refcount table: entry %llu is empty, but cluster %llu is part of %s",
+			return qcow2_corrupt(img,
+					     "refcount table: entry %llu is empty, but cluster %llu is part of %s",
 					     (unsigned long long)rti,
 					     (unsigned long long)cluster, what);
 		ret = reach(img, cluster + 1);
@@ -820,7 +823,8 @@ static int relocate(struct qcow2_image *img, const struct relocation *r)
 	int ret;
 
 	if (qcow2_overlap_find(img, r->first, r->blocks + r->clusters))
-		return qcow2_corrupt(img, "clusters from %llu on lie beyond the refcount table, but hold metadata",
+		return qcow2_corrupt(img,
+				     "clusters from %llu on lie beyond the refcount table, but hold metadata",
 				     (unsigned long long)r->first);
 	ret = reach(img, r->first + r->blocks + r->clusters);
 	if (ret)

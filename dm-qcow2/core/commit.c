@@ -374,6 +374,7 @@ int __qcow2_commit(struct qcow2_image *img)
 	lockdep_assert_held(&img->commit_lock);
 	if (img->commit_error)
 		return img->commit_error;
+	/* pairs with the release in qcow2_activate() */
 	if (!smp_load_acquire(&img->writable))
 		return 0;
 	atomic64_inc(&img->stats.commits);

@@ -175,6 +175,8 @@ static int check_features(const struct qcow2_header *h, const u8 *buf,
 			  struct qcow2_error *err)
 {
 	u64 unknown = h->incompatible & ~QCOW2_INCOMPAT_MASK;
+	bool declared = h->incompatible & QCOW2_INCOMPAT_COMPRESSION;
+	bool zlib = h->compression == QCOW2_COMPRESSION_ZLIB;
 	char name[FEATURE_NAME_LEN + 1];
 
 	if (unknown) {
@@ -185,12 +187,10 @@ static int check_features(const struct qcow2_header *h, const u8 *buf,
 				 "incompatible feature bit %u (%s) is not supported",
 				 bit, name);
 	}
-	if (!!(h->incompatible & QCOW2_INCOMPAT_COMPRESSION) !=
-	    (h->compression != QCOW2_COMPRESSION_ZLIB))
+	if (declared == zlib)
 		return qcow2_err(err, -EUCLEAN,
 				 "header: compression type %u and incompatible bit 3 (%u) contradict each other",
-				 h->compression,
-				 !!(h->incompatible & QCOW2_INCOMPAT_COMPRESSION));
+				 h->compression, declared);
 	if ((h->incompatible & QCOW2_INCOMPAT_EXTL2) &&
 	    h->cluster_bits < QCOW2_MIN_EXTL2_CLUSTER_BITS)
 		return qcow2_err(err, -EUCLEAN,

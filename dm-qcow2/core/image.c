@@ -22,7 +22,7 @@
 #endif
 
 #define CACHE_DEFAULT_MAX (32u << 20)
-#define CACHE_MIN (1u << 20)
+#define CACHE_MIN BIT_ULL(20)
 #define SECTOR 512u
 
 const char *qcow2_mode_name(enum qcow2_mode mode)
@@ -472,7 +472,8 @@ static int collect_l2_tables(struct qcow2_image *img)
 			what = copied ? qcow2_overlap_find(img, cluster, 1) :
 				qcow2_overlap_fixed(img, cluster, 1);
 			if (what) {
-				ret = qcow2_corrupt(img, "L1 table: entry %u names an L2 table at %#llx, which is part of %s",
+				ret = qcow2_corrupt(img,
+						    "L1 table: entry %u names an L2 table at %#llx, which is part of %s",
 						    i + j,
 						    (unsigned long long)table,
 						    what);
@@ -540,14 +541,16 @@ int qcow2_activate(struct qcow2_image *img)
 {
 	int ret = 0;
 
+	/* pairs with the release below */
 	if (smp_load_acquire(&img->writable))
 		return 0;
 	mutex_lock(&img->activate_lock);
 	if (!img->writable) {
 		ret = activate(img);
 		if (!ret) {
+			/* pairs with the acquires in map.c */
 			smp_store_release(&img->overlap_gen, 1u);
-			/* pairs with the acquire above */
+			/* pairs with the acquires above and in commit.c */
 			smp_store_release(&img->writable, true);
 		}
 	}

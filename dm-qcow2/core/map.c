@@ -10,7 +10,7 @@
 #include "metacache.h"
 #include "overlap.h"
 
-#define L1_WINDOW (1u << 20)
+#define L1_WINDOW BIT_ULL(20)
 
 /* Host offset of the L1 entry that covers @guest. */
 u64 qcow2_l1_entry_offset(const struct qcow2_image *img, u64 guest)
@@ -211,7 +211,8 @@ int qcow2_map_l1(struct qcow2_image *img, u64 guest, struct qcow2_block **l1,
 		ret = -EUCLEAN;
 	if (ret) {
 		qcow2_cache_put(img, *l1);
-		return qcow2_corrupt(img, "L1 table: entry %llu is %#llx: reserved bits, or not a cluster of this file",
+		return qcow2_corrupt(img,
+				     "L1 table: entry %llu is %#llx: reserved bits, or not a cluster of this file",
 				     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
 				     (unsigned long long)be64_to_cpu(raw));
 	}
@@ -262,7 +263,8 @@ int qcow2_map_slice(struct qcow2_image *img, u64 guest, u64 table,
 	ret = qcow2_cache_get(img, QCOW2_BLOCK_L2, qcow2_block_start(img, pos),
 			      table, qcow2_cluster_size(&img->hdr), slice);
 	if (ret == -EUCLEAN)
-		return qcow2_corrupt(img, "L1 table: entry %llu names an L2 table at %#llx, where other metadata is",
+		return qcow2_corrupt(img,
+				     "L1 table: entry %llu names an L2 table at %#llx, where other metadata is",
 				     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
 				     (unsigned long long)table);
 	if (!ret)
@@ -273,7 +275,8 @@ int qcow2_map_slice(struct qcow2_image *img, u64 guest, u64 table,
 static int report_entry(struct qcow2_image *img, u64 guest,
 			const struct qcow2_block *slice, __be64 raw)
 {
-	return qcow2_corrupt(img, "L2 table %llu (at %#llx): entry %u is %#llx: reserved bits, or not a cluster of this file (%llu bytes)",
+	return qcow2_corrupt(img,
+			     "L2 table %llu (at %#llx): entry %u is %#llx: reserved bits, or not a cluster of this file (%llu bytes)",
 			     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
 			     (unsigned long long)qcow2_cluster_start(&img->hdr, slice->offset),
 			     qcow2_l2_index(&img->hdr, guest),
@@ -316,7 +319,7 @@ int qcow2_map(struct qcow2_image *img, u64 guest, u64 len,
 	      struct qcow2_mapping *m)
 {
 	struct qcow2_block *l1, *slice;
-	u64 table;
+	u64 table, pos;
 	bool copied;
 	int ret;
 
@@ -330,11 +333,11 @@ int qcow2_map(struct qcow2_image *img, u64 guest, u64 len,
 	ret = qcow2_map_slice(img, guest, table, &slice);
 	if (ret)
 		goto out_l1;
+	pos = qcow2_l2_entry_offset(img, guest, table);
 	ret = map_run(img, guest, len, slice, table, m);
 	if (ret)
 		ret = report_entry(img, guest, slice,
-				   load_entry(qcow2_block_entry(img, slice,
-					qcow2_l2_entry_offset(img, guest, table))));
+				   load_entry(qcow2_block_entry(img, slice, pos)));
 	else
 		judge(img, l1, copied, slice, m);
 	qcow2_cache_put(img, slice);

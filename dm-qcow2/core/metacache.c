@@ -331,8 +331,10 @@ int qcow2_cache_get(struct qcow2_image *img, enum qcow2_block_kind kind,
 	if (fresh)
 		free_block(fresh);
 
+	/* pairs with the release in finish_load() and qcow2_cache_new() */
 	wait_event(c->loaded, smp_load_acquire(&blk->uptodate) ||
 		   READ_ONCE(blk->error));
+	/* as above */
 	if (!smp_load_acquire(&blk->uptodate)) {
 		ret = READ_ONCE(blk->error);
 		qcow2_cache_put(img, blk);

@@ -89,8 +89,8 @@ int qcow2_overlap_add(struct qcow2_image *img, u64 cluster)
 		o->used++;
 	}
 	spin_unlock(&o->lock);
-	/* pairs with the acquire in check_slice() */
 	if (img->overlap_gen)
+		/* pairs with the acquires in judge() and check_slice() */
 		smp_store_release(&img->overlap_gen,
 				  img->overlap_gen + 1 ?: 1);
 	return 0;
@@ -147,6 +147,7 @@ void qcow2_overlap_set_reftable(struct qcow2_image *img, u64 offset,
 	o->rt_last = o->rt_first + clusters - 1;
 	spin_unlock(&o->lock);
 	if (img->overlap_gen)
+		/* as in qcow2_overlap_add() */
 		smp_store_release(&img->overlap_gen,
 				  img->overlap_gen + 1 ?: 1);
 }

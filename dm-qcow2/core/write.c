@@ -183,10 +183,11 @@ static int classify(struct qcow2_image *img, struct qcow2_write *w, u64 end,
 	w->nr = 1;
 	for (pos += qcow2_cluster_size(&img->hdr); pos < end;
 	     pos += qcow2_cluster_size(&img->hdr)) {
+		u64 at = (u64)qcow2_l2_index(&img->hdr, pos) * 8;
+		__be64 raw = READ_ONCE(*qcow2_block_entry(img, w->slice, at));
+
 		/* what is wrong there is reported when its turn comes */
-		if (qcow2_l2_decode(&img->hdr,
-				    READ_ONCE(*qcow2_block_entry(img, w->slice,
-					(u64)qcow2_l2_index(&img->hdr, pos) * 8)), &e) ||
+		if (qcow2_l2_decode(&img->hdr, raw, &e) ||
 		    need_of(&e) != *need ||
 		    (*need != NEED_CLUSTER && e.host != first.host + (pos - w->guest)))
 			break;
@@ -202,7 +203,8 @@ static int no_overlap(struct qcow2_image *img, u64 guest, u64 host, u64 nr)
 
 	if (!what)
 		return 0;
-	return qcow2_corrupt(img, "L2 table %llu: entry %u names %#llx, which is part of %s; the write is refused",
+	return qcow2_corrupt(img,
+			     "L2 table %llu: entry %u names %#llx, which is part of %s; the write is refused",
 			     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
 			     qcow2_l2_index(&img->hdr, guest),
 			     (unsigned long long)host, what);
@@ -363,7 +365,8 @@ static int begin_owned(struct qcow2_image *img, u64 guest, u64 end,
 		ret = take_clusters(img, w, guest, end);
 		break;
 	case NEED_INFLATE:
-		img->ops->log(img->be, "a compressed cluster is to be written, which is not supported yet");
+		img->ops->log(img->be,
+			      "a compressed cluster is to be written, which is not supported yet");
 		ret = -EIO;
 		break;
 	}
