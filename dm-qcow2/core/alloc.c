@@ -187,6 +187,7 @@ int qcow2_alloc_load(struct qcow2_image *img)
 	a->frozen_hi = 0;
 	a->end = end;
 	a->cursor = end;
+	a->floor = img->host_end;
 	a->full = 0;
 	a->fresh = img->ops->growable ?
 		qcow2_clusters_for(&img->hdr, img->host_end) : U64_MAX;
@@ -205,6 +206,9 @@ out:
  * qcow2_alloc_end() - where the used part of the host ends
  * @img: the image, activated
  *
+ * Not below where the host ended at activation: refcounts may lie, and what
+ * they do not know can still be repaired while it is there.
+ *
  * Return: host offset in bytes.
  */
 u64 qcow2_alloc_end(struct qcow2_image *img)
@@ -212,7 +216,7 @@ u64 qcow2_alloc_end(struct qcow2_image *img)
 	u64 end;
 
 	mutex_lock(&img->alloc.lock);
-	end = img->alloc.end << img->hdr.cluster_bits;
+	end = max(img->alloc.end << img->hdr.cluster_bits, img->alloc.floor);
 	mutex_unlock(&img->alloc.lock);
 	return end;
 }

@@ -165,6 +165,7 @@ struct qcow2_allocator {
 	u64 end;			/* S: one past the last used cluster */
 	u64 limit;			/* S: one past the last possible cluster */
 	u64 starved;			/* S: table length at which the search ran out */
+	u64 floor;			/* S: size of the host at activation in bytes */
 	u64 full;			/* S: table length at which it found no room to move */
 	struct {
 		u64 cluster, nr;
