@@ -408,6 +408,27 @@ static void test_trim(void)
 	fx_destroy(&f);
 }
 
+/* What the refcounts do not know is not cut off: it may be data. */
+static void test_trim_keeps(void)
+{
+	struct fixture f;
+	u64 host, size;
+
+	fx_make(&f, 12, 4 << 20);
+	must(mk_map(&f.be, 0, QCOW2_DATA, 1, NULL));
+	must(mk_map(&f.be, 4096, QCOW2_DATA, 1, &host));
+	fx_store(&f, host, 4096, 4096, 5);
+	must(mk_set_refcount(&f.be, host, 0));
+	size = f.be.size;
+	fx_open(&f);
+	must(fx_write(&f, 0, 512, 1));
+	must(fx_close(&f));
+	is_int(f.be.size, size, "the file is not cut shorter than it was");
+	fx_open(&f);
+	ok(fx_reads(&f, 4096, 4096, 5), "nor data that is not counted");
+	fx_destroy(&f);
+}
+
 int main(void)
 {
 	test_blocks();
@@ -424,5 +445,6 @@ int main(void)
 	test_all_orders();
 	test_double_free();
 	test_trim();
+	test_trim_keeps();
 	return tap_end();
 }
