@@ -135,6 +135,8 @@ static void evict_one(struct qcow2_cache *c)
 /* M held. The new block is pinned. */
 static void insert(struct qcow2_cache *c, struct qcow2_block *blk)
 {
+	if (c->nr_blocks > c->max_blocks)
+		evict_one(c); /* one more: back to the bound */
 	if (c->nr_blocks >= c->max_blocks)
 		evict_one(c);
 	blk->pins = 1;
