@@ -81,6 +81,10 @@ static void test_dirty_stays(void)
 	for (i = 0; i < 16 << 20; i += 32768 - 512)
 		bad += !fx_reads(&f, i, 512, 7);
 	is_int(bad, 0, "nothing dirty was lost");
+	must(qcow2_commit(f.img));
+	for (i = 0; i < 16 << 20; i += 32768 - 512)
+		bad += !fx_reads(&f, i, 512, 7);
+	is_int(f.img->cache.nr_blocks, SMALLEST, "what exceeded the bound goes");
 	is_int(fx_close(&f), 0, "close");
 	fx_open_with(&f, TINY);
 	for (i = 0; i < 16 << 20; i += 32768 - 512)
