@@ -36,6 +36,7 @@
  * @path: image, an absolute path or what dm_get_device() takes
  * @read_only: attach read-only
  * @cache_bytes: bound of the metadata cache, 0 for the default
+ * @has_sector_size: @sector_size was given
  * @sector_size: logical block size of the device in bytes
  */
 struct dm_qcow2_args {
@@ -73,12 +74,19 @@ struct dm_qcow2_counts {
  * @size0: I: size of the file when it was opened, in bytes
  * @img: I: the image
  * @bs: I: for bios of our own
+ * @rmw_lock: X itself
  * @rmw_page: X: bounce buffer
+ * @jobs_lock: J itself
  * @jobs: J: bios for the workers
  * @flushes: J: bios for the committer
  * @idle: where workers wait
  * @commit_wait: where the committer waits
+ * @nr_threads: I: workers that run
+ * @threads: I: the workers
+ * @committer: I: the committer
+ * @users_lock: U itself
  * @tables: U: struct dm_qcow2
+ * @counts: which way the bios went
  */
 struct dm_qcow2_host {
 	struct list_head link;
@@ -100,10 +108,10 @@ struct dm_qcow2_host {
 	struct qcow2_image *img;
 	struct bio_set bs;
 
-	struct mutex rmw_lock;
+	struct mutex rmw_lock;	/* X */
 	void *rmw_page;
 
-	spinlock_t jobs_lock;
+	spinlock_t jobs_lock;	/* J */
 	struct list_head jobs;
 	struct list_head flushes;
 	wait_queue_head_t idle;
@@ -112,7 +120,7 @@ struct dm_qcow2_host {
 	struct task_struct *threads[DM_QCOW2_MAX_THREADS];
 	struct task_struct *committer;
 
-	struct mutex users_lock;
+	struct mutex users_lock;	/* U */
 	struct list_head tables;
 	struct dm_qcow2_counts __percpu *counts;
 };
@@ -152,11 +160,18 @@ enum dm_qcow2_stage {
  * @stage: see above
  * @commit: complete only after a commit (FUA through metadata, FLUSH)
  * @in_epoch: @epoch is held
+ * @epoch: from port_epoch_enter()
  * @stepping: @write is a step that must be ended
  * @error: first error, negative
  * @left: what is left of the bio
  * @piece: bytes of the piece that is with the host
  * @pos: its host offset in bytes
+ * @link: J: in host->jobs or host->flushes, or in the batch of who took it
+ * @waiter: with core/busy.c while another write owns the clusters
+ * @write: the step of a write that is under way
+ * @iocb: of the piece, when it is with a file
+ * @iocb_refs: who holds @iocb: the submitter, the completion
+ * @iocb_ret: bytes done or a negative errno, from the completion
  */
 struct dm_qcow2_io {
 	struct bio *bio;

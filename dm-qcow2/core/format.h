@@ -118,6 +118,31 @@ struct qcow2_header_string {
  *
  * Offsets and sizes are in bytes unless the name says entries or clusters. The
  * geometry follows from cluster_bits and refcount_order: see geometry.h.
+ *
+ * @version: 2 or 3
+ * @cluster_bits: log2 of the cluster size
+ * @size: size of the virtual disk
+ * @crypt_method: how guest data is encrypted
+ * @l1_entries: length of the L1 table
+ * @l1_offset: host offset of the L1 table
+ * @reftable_offset: host offset of the refcount table
+ * @reftable_clusters: length of the refcount table
+ * @nb_snapshots: number of internal snapshots
+ * @snapshots_offset: host offset of the snapshot table
+ * @incompatible: QCOW2_INCOMPAT_ bits, 0 in version 2
+ * @compatible: QCOW2_COMPAT_ bits, 0 in version 2
+ * @autoclear: QCOW2_AUTOCLEAR_ bits, 0 in version 2
+ * @refcount_order: log2 of the width of a refcount in bits
+ * @header_length: length of the header without its extensions
+ * @compression: how compressed clusters are compressed
+ * @backing_file: name of the backing file
+ * @backing_format: name of its format
+ * @data_file: name of the external data file
+ * @nb_bitmaps: number of persistent bitmaps, 0 if they are out of date
+ * @bitmap_dir_offset: host offset of the bitmap directory
+ * @bitmap_dir_size: length of the bitmap directory
+ * @crypto_offset: host offset of the LUKS header
+ * @crypto_length: length of the LUKS header, 0 if there is none
  */
 struct qcow2_header {
 	u32 version;

@@ -56,8 +56,9 @@ struct qcow2_iovec {
  * @size: size of the host file or device
  * @trim: the image has been closed and ends here; a file that grew ahead of
  *	need is cut back
- * @data_read, @data_write: guest data, for copy-on-write; the guest offset
- *	goes with it because an encrypted layer may need it
+ * @data_read: read guest data, for copy-on-write; the guest offset goes with it
+ *	because an encrypted layer may need it
+ * @data_write: write guest data, in the same way
  * @log: one line for the administrator
  * @mode_changed: image->mode has changed; may sleep
  * @growable: the host is a file: it can grow, and what lies beyond its end then
@@ -111,6 +112,7 @@ enum qcow2_block_kind {
  * @dirty_link: M: in cache->dirty[] or a commit's list
  * @data: contents: L1 and L2 entries are written under M and read at any time;
  *	refcounts are under S
+ * @rcu: frees the block when no reader can see it any more
  */
 struct qcow2_block {
 	struct hlist_node hash;
@@ -131,7 +133,7 @@ struct qcow2_block {
 };
 
 struct qcow2_cache {
-	spinlock_t lock;
+	spinlock_t lock;		/* M itself */
 	u32 block_size;			/* I: min(cluster, 4096) bytes */
 	u32 max_blocks;			/* I: the bound; pinned and dirty may exceed it */
 	u32 nr_blocks;			/* M, read A */
@@ -155,7 +157,7 @@ struct qcow2_free {
 #define QCOW2_RECYCLE 64
 
 struct qcow2_allocator {
-	struct mutex lock;
+	struct mutex lock;		/* S itself */
 	u64 *reftable;			/* S: host offset | QCOW2_RT_ flags */
 	u64 reftable_entries;		/* S */
 	u64 pending_lo, pending_hi;	/* S: range that holds all entries not on the disk */
@@ -175,7 +177,7 @@ struct qcow2_allocator {
 
 /* The set of metadata clusters, an open-addressing hash of cluster numbers. */
 struct qcow2_overlap {
-	spinlock_t lock;
+	spinlock_t lock;		/* O itself */
 	u64 *slots;			/* O: cluster + 1, 0 empty */
 	unsigned int bits;		/* O */
 	u64 used;			/* O */
@@ -185,7 +187,7 @@ struct qcow2_overlap {
 
 /**
  * struct qcow2_waiter - somebody who must try again later
- * @link: B:
+ * @link: B: in the range's list of waiters
  * @wake: called once, from whoever ends the wait, in process context
  */
 struct qcow2_waiter {
@@ -201,7 +203,7 @@ struct qcow2_busy_range {
 };
 
 struct qcow2_busy {
-	spinlock_t lock;
+	spinlock_t lock;		/* B itself */
 	struct list_head ranges;	/* B: */
 };
 
@@ -233,7 +235,8 @@ struct qcow2_commit_chunk;
 struct qcow2_image {
 	const struct qcow2_backend_ops *ops;	/* I */
 	void *be;				/* I */
-	struct qcow2_header hdr;		/* I, but reftable_*: S; incompatible, autoclear: H */
+	/* I, but reftable_*: S; incompatible, autoclear: H */
+	struct qcow2_header hdr;
 	u8 *header_sector;			/* H: first 512 bytes as on the disk */
 	bool read_only;				/* I: asked for, or forced: @why */
 	char why[64];				/* I: what forced read_only, or "" */
@@ -243,9 +246,9 @@ struct qcow2_image {
 	u32 overlap_gen;			/* A: 0 until activated */
 
 	struct mutex activate_lock;		/* taken before all others */
-	struct mutex commit_lock;
-	struct mutex l2_lock[QCOW2_L2_LOCKS];
-	struct mutex header_lock;
+	struct mutex commit_lock;		/* C itself */
+	struct mutex l2_lock[QCOW2_L2_LOCKS];	/* T itself */
+	struct mutex header_lock;		/* H itself */
 	struct mutex cow_lock;			/* the one copy buffer; a leaf */
 	void *cow_buf;				/* under cow_lock */
 

@@ -14,8 +14,16 @@
  * @len: bytes to write there, at most what was asked for
  * @in_place: nothing is to be linked; qcow2_write_end() is still owed
  * @durable: with @in_place: the entries that lead there are on the disk
+ * @reserved: the clusters were ZERO_ALLOC, not taken
+ * @guest: guest offset in bytes of the first cluster
+ * @nr: number of clusters
+ * @first_host: host offset in bytes of the first cluster
+ * @epoch: held while @slice is NULL: the write needed no clusters of its own
+ * @slice: the L2 slice to be changed, pinned
+ * @range: guest clusters that are owned, with @slice
+ * @frees: struct qcow2_free: host clusters that the old entries name
  *
- * The rest belongs to write.c.
+ * From @reserved on, it belongs to write.c.
  */
 struct qcow2_write {
 	u64 host;
@@ -23,14 +31,14 @@ struct qcow2_write {
 	bool in_place;
 	bool durable;
 
-	bool reserved;			/* the clusters were ZERO_ALLOC, not taken */
-	u64 guest;			/* of the first cluster */
-	u64 nr;				/* clusters */
-	u64 first_host;			/* of the first cluster */
-	int epoch;			/* held for in_place */
-	struct qcow2_block *slice;	/* pinned */
+	bool reserved;
+	u64 guest;
+	u64 nr;
+	u64 first_host;
+	int epoch;
+	struct qcow2_block *slice;
 	struct qcow2_busy_range range;
-	struct list_head frees;		/* what the old entries name */
+	struct list_head frees;
 };
 
 int qcow2_write_begin(struct qcow2_image *img, u64 guest, u64 len,
