@@ -102,6 +102,16 @@ static int open_file(struct dm_qcow2_host *h, struct dm_qcow2 *c,
 	return 0;
 }
 
+static int open_bdev(struct dm_qcow2_host *h, char **error)
+{
+	h->align = bdev_logical_block_size(h->bdev);
+	if (bdev_is_zoned(h->bdev) || h->align > PAGE_SIZE) {
+		*error = "A zoned device, or one with blocks above a page, cannot hold an image";
+		return -EINVAL;
+	}
+	return 0;
+}
+
 static int take_lock(struct dm_qcow2_host *h, char **error)
 {
 	int ret;
@@ -152,6 +162,20 @@ static void close_host(struct dm_qcow2_host *h)
 	kfree(h);
 }
 
+static char *why_not_opened(int error)
+{
+	switch (error) {
+	case -EINVAL:
+		return "The image is not a qcow2 image";
+	case -EOPNOTSUPP:
+		return "The image has a feature that is not supported (see the kernel log)";
+	case -EUCLEAN:
+		return "The image is damaged (see the kernel log)";
+	default:
+		return "The image cannot be opened (see the kernel log)";
+	}
+}
+
 static int open_image(struct dm_qcow2_host *h, u64 cache_bytes, char **error)
 {
 	struct qcow2_config cfg = {
@@ -165,10 +189,7 @@ static int open_image(struct dm_qcow2_host *h, u64 cache_bytes, char **error)
 			       &dm_qcow2_file_ops, h, &cfg, &h->img, &err);
 	if (ret) {
 		DMERR("%s: %s", h->name, err.msg);
-		*error = ret == -EINVAL ? "The image is not a qcow2 image" :
-			ret == -EOPNOTSUPP ? "The image has a feature that is not supported (see the kernel log)" :
-			ret == -EUCLEAN ? "The image is damaged (see the kernel log)" :
-			"The image cannot be opened (see the kernel log)";
+		*error = why_not_opened(ret);
 		return ret;
 	}
 	if (h->img->read_only && !h->read_only) {
@@ -204,7 +225,7 @@ static struct dm_qcow2_host *new_host(struct dm_qcow2 *c, struct file *file)
 		h->inode = file_inode(file);
 	h->read_only = c->args.read_only;
 	h->name = kstrdup(c->args.path, GFP_KERNEL);
-	h->rmw_page = (void *)kmalloc(PAGE_SIZE, GFP_KERNEL);
+	h->rmw_page = kmalloc(PAGE_SIZE, GFP_KERNEL);
 	h->counts = alloc_percpu(struct dm_qcow2_counts);
 	if (!h->name || !h->rmw_page || !h->counts ||
 	    bioset_init(&h->bs, BIO_POOL_SIZE, 0, BIOSET_NEED_BVECS)) {
@@ -219,17 +240,12 @@ static struct dm_qcow2_host *new_host(struct dm_qcow2 *c, struct file *file)
 
 static int open_host(struct dm_qcow2_host *h, struct dm_qcow2 *c, char **error)
 {
-	int ret = 0;
+	int ret;
 
-	if (h->bdev) {
-		h->align = bdev_logical_block_size(h->bdev);
-		if (bdev_is_zoned(h->bdev) || h->align > PAGE_SIZE) {
-			*error = "A zoned device, or one with blocks above a page, cannot hold an image";
-			ret = -EINVAL;
-		}
-	} else {
+	if (h->bdev)
+		ret = open_bdev(h, error);
+	else
 		ret = open_file(h, c, h->file, error);
-	}
 	if (!ret)
 		ret = take_lock(h, error);
 	if (!ret)
