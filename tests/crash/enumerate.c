@@ -526,7 +526,7 @@ static bool is_special(const struct run *r)
 }
 
 /*
- * A crash may come before or after each acknowledgement inside the window: the
+ * A crash may come before or after each acknowledgment inside the window: the
  * later, the more must be there, but also the more may be.
  */
 static void window(struct run *r, u64 base, u64 end)
@@ -610,8 +610,8 @@ static bool enumerate(struct run *r)
 }
 
 /* One sequence; @how: NULL or how to break it. 1: good, 0: bad, -1: no such. */
-static int sequence(u64 seed, u64 number, enum seq_kind kind, const char *how,
-		    bool quiet)
+static int run_sequence(u64 seed, u64 number, enum seq_kind kind,
+			const char *how, bool quiet)
 {
 	static struct sequence s;
 	static struct run r;
@@ -660,8 +660,8 @@ static void self_test(u64 seed, const char *name, const char *how)
 		for (n = 1; n < 30; n++) {
 			snprintf(spec, sizeof(spec), "%s:%llu", how,
 				 (unsigned long long)n);
-			good = sequence(seed, number, number % SEQ_KINDS, spec,
-					true);
+			good = run_sequence(seed, number, number % SEQ_KINDS,
+					    spec, true);
 			if (good < 0)
 				break;
 			tried++;
@@ -723,7 +723,7 @@ int main(void)
 	     (unsigned long long)scale);
 	only = env("CRASH_ONLY", U64_MAX);
 	if (only != U64_MAX) {
-		ok(sequence(seed, only, only % SEQ_KINDS, how, false) == 1,
+		ok(run_sequence(seed, only, only % SEQ_KINDS, how, false) == 1,
 		   "sequence %llu", (unsigned long long)only);
 		report(began);
 		return tap_end();
@@ -738,7 +738,7 @@ int main(void)
 	for (kind = 0; kind < SEQ_KINDS; kind++) {
 		bad_ones = 0;
 		for (i = 0; i < counts[kind] * scale && bad_ones < 3; i++)
-			bad_ones += !sequence(seed, i * SEQ_KINDS + kind, kind,
+			bad_ones += !run_sequence(seed, i * SEQ_KINDS + kind, kind,
 					      how, false);
 		ok(!bad_ones, "%s: every crash leaves a valid image", names[kind]);
 		diag("%.1f s, %llu states", now() - began,
@@ -750,7 +750,8 @@ int main(void)
 		return tap_end();
 	}
 	qemuimg_stop(&checks, &wrong);
-	ok(!wrong, "qemu-img check agrees: %llu states with new tables, refcount blocks or headers in flight (all there are), %llu of the others",
+	ok(!wrong,
+	   "qemu-img check agrees: all %llu states with new tables, refcount blocks or headers in flight, %llu others",
 	   (unsigned long long)total.special, (unsigned long long)total.sampled);
 	diag("%.1f s", now() - began);
 	return tap_end();

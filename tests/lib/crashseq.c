@@ -131,7 +131,7 @@ static void add_blocks(struct sequence *s, u64 cluster, s64 initial)
 {
 	u32 n = per_cluster(s), i;
 
-	for (i = 0; i < min(n, (u32)SEQ_SLOTS); i++) {
+	for (i = 0; i < min_t(u32, n, SEQ_SLOTS); i++) {
 		u64 number = cluster * n + (n <= SEQ_SLOTS ? i : few_slots[i]);
 
 		if (number * 512 < s->image.size)
@@ -229,7 +229,8 @@ static int share_one(struct sequence *s, struct membackend *be, bool record)
 		u64 g = s->hot[i] << bits, entry, table, host;
 
 		table = be_l1(be, g, bits) & QCOW2_ENTRY_OFFSET;
-		entry = table ? mem_be64(be, table + ((g >> bits) & ((1u << (bits - 3)) - 1)) * 8) : 0;
+		table += (s->hot[i] & ((1u << (bits - 3)) - 1)) * 8;
+		entry = be_l1(be, g, bits) ? mem_be64(be, table) : 0;
 		host = entry & QCOW2_ENTRY_OFFSET;
 		if (host && !(entry & (QCOW2_ENTRY_ZERO | QCOW2_ENTRY_COPIED)))
 			s->shared[s->nr_shared++] = (struct seq_shared){
@@ -321,7 +322,7 @@ static struct seq_write *new_write(struct sequence *s, u64 guest, u64 len)
 }
 
 /* Begins one step; 0, or the error, of which -ENOSPC is none of ours. */
-static int begin(struct sequence *s, struct seq_open *o, u64 guest, u64 len)
+static int begin_write(struct sequence *s, struct seq_open *o, u64 guest, u64 len)
 {
 	struct qcow2_waiter waiter = { .wake = NULL };
 	u64 i;
@@ -339,7 +340,7 @@ static int begin(struct sequence *s, struct seq_open *o, u64 guest, u64 len)
 	o->written = false;
 	o->index = s->nr_writes;
 	new_write(s, guest, o->w.len);
-	trace(s, "begin %#llx+%#llx gen %lld: host %#llx%s%s",
+	trace(s, "step at %#llx+%#llx gen %lld: host %#llx%s%s",
 	      (unsigned long long)guest, (unsigned long long)o->w.len,
 	      (long long)s->generation, (unsigned long long)o->w.host,
 	      o->w.in_place ? ", in place" : "", o->w.durable ? ", durable" : "");
@@ -362,7 +363,7 @@ static void write_data(struct sequence *s, struct seq_open *o)
 	o->written = true;
 }
 
-static void end(struct sequence *s, struct seq_open *o)
+static void end_write(struct sequence *s, struct seq_open *o)
 {
 	struct seq_write *w = &s->writes[o->index];
 	unsigned int i;
@@ -374,23 +375,23 @@ static void end(struct sequence *s, struct seq_open *o)
 	for (i = 0; i < s->nr_blocks; i++)
 		if (s->blocks[i].number - w->block < w->nr)
 			s->blocks[i].newest = w->generation;
-	trace(s, "end gen %lld", (long long)w->generation);
+	trace(s, "written gen %lld", (long long)w->generation);
 	free(o->buf);
 	o->used = false;
 }
 
-static void commit(struct sequence *s)
+static void commit_all(struct sequence *s)
 {
 	u64 time = s->time++;
 	int ret;
 
-	trace(s, "commit");
+	trace(s, "FLUSH");
 	s->in_commit = true;
 	ret = qcow2_commit(s->img);
 	s->in_commit = false;
 	if (ret) {
 		if (ret != -ENOSPC)
-			fail(s, "commit: error %d: %s", ret,
+			fail(s, "FLUSH: error %d: %s", ret,
 			     mem_last_msg(&s->live));
 		return;
 	}
@@ -398,7 +399,7 @@ static void commit(struct sequence *s)
 	if (!s->acks)
 		abort();
 	s->acks[s->nr_acks++] = (struct seq_ack){ s->live.nr_log, time };
-	trace(s, "commit ends");
+	trace(s, "committed");
 }
 
 static struct seq_open *free_slot(struct sequence *s)
@@ -422,16 +423,16 @@ static void step_write(struct sequence *s, bool fua)
 	if (!o || overlaps_open(s, guest, len))
 		return;
 	for (; len && !*s->fail; guest += n, len -= n) {
-		if (begin(s, o, guest, len))
+		if (begin_write(s, o, guest, len))
 			return;
 		n = o->w.len;
 		durable &= o->w.in_place && o->w.durable;
-		end(s, o);
+		end_write(s, o);
 	}
 	if (!fua || *s->fail)
 		return;
 	if (!durable) {
-		commit(s);
+		commit_all(s);
 		return;
 	}
 	trace(s, "FUA in place");
@@ -446,7 +447,7 @@ static void step_open(struct sequence *s)
 
 	choose_range(s, &guest, &len);
 	if (o && !overlaps_open(s, guest, len) && may_begin(s))
-		begin(s, o, guest, len);
+		begin_write(s, o, guest, len);
 }
 
 static void step_advance(struct sequence *s)
@@ -458,7 +459,7 @@ static void step_advance(struct sequence *s)
 	if (!o->written && chance(s, 50))
 		write_data(s, o);
 	else
-		end(s, o);
+		end_write(s, o);
 }
 
 static void end_all(struct sequence *s)
@@ -467,7 +468,7 @@ static void end_all(struct sequence *s)
 
 	for (i = 0; i < SEQ_OPEN; i++)
 		if (s->open[i].used)
-			end(s, &s->open[i]);
+			end_write(s, &s->open[i]);
 }
 
 /* A reader that has looked up and not yet read. */
@@ -484,7 +485,8 @@ static void step_reader(struct sequence *s)
 		r->used = false;
 		if (s->img->ops->data_read(s->img->be, 0, r->host, buf, 512) ||
 		    !stamp_get(buf, b->number, &gen) || (s64)gen < r->least)
-			fail(s, "a reader that mapped block %llu at generation %lld to %#llx finds something else there",
+			fail(s,
+			     "a reader that mapped block %llu at generation %lld to %#llx finds something else there",
 			     (unsigned long long)b->number, (long long)r->least,
 			     (unsigned long long)r->host);
 		port_epoch_exit(&s->img->epoch, r->epoch);
@@ -596,7 +598,7 @@ static void step(struct sequence *s)
 	else if (what < 73)
 		step_reader(s);
 	else if (what < 97)
-		commit(s);
+		commit_all(s);
 	else
 		step_close(s);
 	if (s->img)
@@ -634,7 +636,7 @@ void seq_run(struct sequence *s, u64 seed, enum seq_kind kind)
 	for (i = 0; i < s->steps && !*s->fail; i++)
 		step(s);
 	if (s->img && !*s->fail && chance(s, 50))
-		commit(s);
+		commit_all(s);
 	if (s->img && !*s->fail)
 		step_close(s);
 	fflush(s->trace_file);

@@ -13,8 +13,6 @@
 #define MAX_WORKERS 8
 #define QUEUE 16
 
-extern char **environ;
-
 struct job {
 	char path[96];
 	char what[256];
