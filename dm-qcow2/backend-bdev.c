@@ -167,7 +167,8 @@ void dm_qcow2_bdev_submit(struct dm_qcow2_io *io)
 	struct dm_qcow2_host *h = io->host;
 	struct bio *clone = bio_alloc_clone(h->bdev, io->bio, GFP_NOIO, &h->bs);
 
-	clone->bi_opf &= ~(REQ_FUA | REQ_PREFLUSH); /* the committer's part */
+	/* FUA is the committer's part; nobody would poll for our clone */
+	clone->bi_opf &= ~(REQ_FUA | REQ_PREFLUSH | REQ_POLLED);
 	clone->bi_iter = io->left;
 	clone->bi_iter.bi_size = io->piece;
 	clone->bi_iter.bi_sector = io->pos >> SECTOR_SHIFT;

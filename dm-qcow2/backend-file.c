@@ -29,15 +29,17 @@ static ssize_t call_iter(struct dm_qcow2_host *h, struct kiocb *iocb,
  * A read may end early where the file does, and the rest is zeros. A file that
  * ends before where it ended when we last looked has been cut under us.
  */
-static bool beyond_end(const struct dm_qcow2_host *h, u64 pos)
+static u64 known_end(const struct dm_qcow2_host *h)
 {
-	return pos >= (h->img ? READ_ONCE(h->img->host_end) : h->size0);
+	return h->img ? READ_ONCE(h->img->host_end) : h->size0;
 }
 
 /* One contiguous range, from bvecs, when it returns it is done. */
 static int rw_range(struct dm_qcow2_host *h, bool write, loff_t pos,
 		    struct bio_vec *bv, unsigned int nr, size_t len)
 {
+	/* before the read: the file may grow while it is under way */
+	u64 end = known_end(h);
 	struct iov_iter iter;
 	struct kiocb iocb;
 	bool direct = h->direct;
@@ -62,7 +64,7 @@ again:
 		return ret;
 	if (ret == len)
 		return 0;
-	if (write || !beyond_end(h, pos + ret))
+	if (write || pos + ret < end)
 		return -EIO;
 	/* beyond the end of a file are zeros */
 	iov_iter_bvec(&iter, ITER_DEST, bv, nr, len);
@@ -167,6 +169,13 @@ static int file_grow(void *be, u64 size)
 
 	if (size <= now)
 		return 0;
+	if (size - now > GROW_MAX) {
+		/* far away: only a table in the image says so; leave a hole */
+		now = round_down(size - 1, GROW_MIN);
+		ret = vfs_truncate(&h->file->f_path, now);
+		if (ret)
+			return ret;
+	}
 	ret = extend(h, now, max(size, round_up(now + step, GROW_MIN)));
 	if (ret) /* perhaps there is room for just this */
 		ret = extend(h, now, size);
@@ -250,8 +259,7 @@ static int judge(struct dm_qcow2_io *io)
 		return ret;
 	if (ret == io->piece)
 		return 0;
-	if (op_is_write(bio_op(io->bio)) ||
-	    !beyond_end(io->host, io->pos + ret))
+	if (op_is_write(bio_op(io->bio)) || io->pos + ret < io->host_end)
 		return -EIO;
 	zero_tail(io, ret);
 	return 0;
@@ -365,6 +373,7 @@ void dm_qcow2_file_submit(struct dm_qcow2_io *io)
 	bool write = op_is_write(bio_op(io->bio));
 	struct cgroup_subsys_state *css = bio_blkcg_css(io->bio);
 
+	io->host_end = known_end(io->host);
 	if (css)
 		kthread_associate_blkcg(css);
 	if (io->host->direct)

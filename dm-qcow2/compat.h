@@ -60,4 +60,20 @@ static inline unsigned char compat_lock_type(const struct file_lock *fl)
 #endif
 }
 
+/*
+ * What dm would learn from the devices below if it were shown them: whether
+ * pages must not change while they are written. And what it must not claim: a
+ * worker's I/O cannot be polled for. Older kernels keep both in the queue, out
+ * of reach.
+ */
+static inline void compat_limit_features(struct queue_limits *limits,
+					 struct block_device *bdev)
+{
+#ifdef BLK_FEAT_POLL
+	limits->features &= ~BLK_FEAT_POLL;
+	if (bdev && bdev_stable_writes(bdev))
+		limits->features |= BLK_FEAT_STABLE_WRITES;
+#endif
+}
+
 #endif /* DM_QCOW2_COMPAT_H */

@@ -9,7 +9,7 @@
  *   U:  host->users_lock, a mutex: the tables that hear of a mode change
  *   X:  host->rmw_lock, a mutex: read-modify-write below the host's alignment
  *   J:  host->jobs_lock, a spinlock, taken with interrupts off: the lists of
- *       jobs; a leaf
+ *       jobs; only the locks of the wait queues are taken under it
  *   I:  set before anyone else sees the object, constant after
  */
 #ifndef DM_QCOW2_H
@@ -79,6 +79,7 @@ struct dm_qcow2_counts {
  * @jobs_lock: J itself
  * @jobs: J: bios for the workers
  * @flushes: J: bios for the committer
+ * @calls: J: other work for the committer
  * @idle: where workers wait
  * @commit_wait: where the committer waits
  * @nr_threads: I: workers that run
@@ -114,6 +115,7 @@ struct dm_qcow2_host {
 	spinlock_t jobs_lock;	/* J */
 	struct list_head jobs;
 	struct list_head flushes;
+	struct list_head calls;
 	wait_queue_head_t idle;
 	wait_queue_head_t commit_wait;
 	unsigned int nr_threads;
@@ -131,6 +133,7 @@ struct dm_qcow2_host {
  * @host: the image
  * @dev: our claim on the block device that is the image, or NULL
  * @args: what the table line said
+ * @noflush: being suspended without a commit
  * @link: host.users_lock: in host->tables
  */
 struct dm_qcow2 {
@@ -138,6 +141,7 @@ struct dm_qcow2 {
 	struct dm_qcow2_host *host;
 	struct dm_dev *dev;
 	struct dm_qcow2_args args;
+	bool noflush;
 	struct list_head link;
 };
 
@@ -166,6 +170,7 @@ enum dm_qcow2_stage {
  * @left: what is left of the bio
  * @piece: bytes of the piece that is with the host
  * @pos: its host offset in bytes
+ * @host_end: the host's size before the piece was submitted, in bytes
  * @link: J: in host->jobs or host->flushes, or in the batch of who took it
  * @waiter: with core/busy.c while another write owns the clusters
  * @write: the step of a write that is under way
@@ -185,6 +190,7 @@ struct dm_qcow2_io {
 	int error;
 	struct bvec_iter left;
 	u64 pos;
+	u64 host_end;
 	u32 piece;
 	struct list_head link;
 	struct qcow2_waiter waiter;
@@ -206,6 +212,7 @@ int dm_qcow2_start_threads(struct dm_qcow2_host *h);
 void dm_qcow2_stop_threads(struct dm_qcow2_host *h);
 void dm_qcow2_queue_job(struct dm_qcow2_io *io);
 void dm_qcow2_queue_commit(struct dm_qcow2_io *io);
+int dm_qcow2_call(struct dm_qcow2_host *h, int (*fn)(struct dm_qcow2_host *h));
 
 /* backend-bdev.c, backend-file.c */
 extern const struct qcow2_backend_ops dm_qcow2_bdev_ops;

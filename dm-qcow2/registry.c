@@ -13,7 +13,6 @@
 #include <linux/cred.h>
 #include <linux/module.h>
 #include <linux/namei.h>
-#include <linux/sched/mm.h>
 #include <linux/sched/task.h>
 
 #include "dm-qcow2.h"
@@ -132,14 +131,20 @@ static int take_lock(struct dm_qcow2_host *h, char **error)
 	return 0;
 }
 
+static int close_image(struct dm_qcow2_host *h)
+{
+	int ret = qcow2_image_close(h->img);
+
+	h->img = NULL;
+	return ret;
+}
+
 /* Writes everything back and closes the image; this may take long. */
 static void write_back(struct dm_qcow2_host *h)
 {
-	unsigned int noio = memalloc_noio_save();
-	int ret = qcow2_image_close(h->img);
+	/* without threads nothing has been written yet */
+	int ret = h->committer ? dm_qcow2_call(h, close_image) : close_image(h);
 
-	memalloc_noio_restore(noio);
-	h->img = NULL;
 	if (ret)
 		DMERR("%s: not everything could be written back: error %d",
 		      h->name, ret);
@@ -214,6 +219,7 @@ static struct dm_qcow2_host *new_host(struct dm_qcow2 *c, struct file *file)
 	spin_lock_init(&h->jobs_lock);
 	INIT_LIST_HEAD(&h->jobs);
 	INIT_LIST_HEAD(&h->flushes);
+	INIT_LIST_HEAD(&h->calls);
 	INIT_LIST_HEAD(&h->tables);
 	init_waitqueue_head(&h->idle);
 	init_waitqueue_head(&h->commit_wait);
@@ -274,16 +280,35 @@ static struct dm_qcow2_host *find_host(const struct dm_qcow2 *c,
 	return NULL;
 }
 
+/* Another device has a table with this image. R held. */
+static bool others_use(struct dm_qcow2_host *h, const struct dm_qcow2 *c)
+{
+	struct dm_qcow2 *user;
+	bool found = false;
+
+	mutex_lock(&h->users_lock);
+	list_for_each_entry(user, &h->tables, link)
+		found |= device_of(user) != device_of(c);
+	mutex_unlock(&h->users_lock);
+	return found;
+}
+
 /* Who may share an open image. R held. */
-static int may_share(const struct dm_qcow2_host *h, const struct dm_qcow2 *c,
+static int may_share(struct dm_qcow2_host *h, const struct dm_qcow2 *c,
 		     char **error)
 {
 	if (h->writers && h->owner != device_of(c)) {
 		*error = "The image is attached for writing by another device";
 		return -EBUSY;
 	}
-	if (wants_write(c) && h->read_only && !*h->img->why) {
+	if (!wants_write(c))
+		return 0;
+	if (h->read_only && !*h->img->why) {
 		*error = "The image is attached read-only; detach it first";
+		return -EBUSY;
+	}
+	if (!h->read_only && others_use(h, c)) {
+		*error = "The image is attached by another device";
 		return -EBUSY;
 	}
 	return 0;

@@ -7,14 +7,18 @@
 
 #include "dm-qcow2.h"
 
-/* As dm_split_args() will read it. */
+/*
+ * As qcow2_ctr() decodes it. Not a backslash before the space: libdevmapper
+ * doubles backslashes, so that "dmsetup load" would not take it back.
+ */
 static unsigned int emit_path(const char *path, char *result, unsigned int sz,
 			      unsigned int maxlen)
 {
 	for (; *path; path++) {
-		if (isspace(*path) || *path == '\\')
-			DMEMIT("\\");
-		DMEMIT("%c", *path);
+		if (isspace(*path) || iscntrl(*path) || *path == '\\')
+			DMEMIT("\\%03o", (unsigned char)*path);
+		else
+			DMEMIT("%c", *path);
 	}
 	return sz;
 }
@@ -144,7 +148,7 @@ int dm_qcow2_message(struct dm_target *ti, unsigned int argc, char **argv,
 	struct dm_qcow2 *c = ti->private;
 
 	if (argc == 1 && !strcasecmp(argv[0], "retry")) {
-		qcow2_space_found(c->host->img);
+		qcow2_retry(c->host->img);
 		return 0;
 	}
 	DMWARN("unknown message; known is: retry");

@@ -8,6 +8,7 @@
 #include <linux/blkdev.h>
 #include <linux/module.h>
 #include <linux/sched/mm.h>
+#include <linux/string_helpers.h>
 
 #include "dm-qcow2.h"
 #include "core/commit.h"
@@ -62,6 +63,7 @@ static int qcow2_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		ret = -ENOMEM;
 		goto out;
 	}
+	string_unescape_inplace(c->args.path, UNESCAPE_OCTAL);
 	h = dm_qcow2_host_get(c, &ti->error);
 	if (IS_ERR(h)) {
 		ret = PTR_ERR(h);
@@ -89,6 +91,26 @@ static void qcow2_dtr(struct dm_target *ti)
 	kfree(c);
 }
 
+/* Whether the user said noflush is only known here. */
+static void qcow2_presuspend(struct dm_target *ti)
+{
+	struct dm_qcow2 *c = ti->private;
+
+	c->noflush = dm_noflush_suspending(ti);
+}
+
+static void qcow2_presuspend_undo(struct dm_target *ti)
+{
+	struct dm_qcow2 *c = ti->private;
+
+	c->noflush = false;
+}
+
+static int commit(struct dm_qcow2_host *h)
+{
+	return qcow2_commit(h->img);
+}
+
 /*
  * Every bio has ended. Unless the user said noflush, a suspended device is
  * clean (rule O15); cache and locks stay.
@@ -96,15 +118,12 @@ static void qcow2_dtr(struct dm_target *ti)
 static void qcow2_postsuspend(struct dm_target *ti)
 {
 	struct dm_qcow2 *c = ti->private;
-	unsigned int noio;
 
-	if (dm_noflush_suspending(ti))
+	if (c->noflush)
 		return;
-	noio = memalloc_noio_save();
-	if (qcow2_commit(c->host->img))
+	if (dm_qcow2_call(c->host, commit))
 		DMERR("%s: suspended, but not everything could be written back",
 		      c->host->name);
-	memalloc_noio_restore(noio);
 }
 
 static void qcow2_resume(struct dm_target *ti)
@@ -112,7 +131,8 @@ static void qcow2_resume(struct dm_target *ti)
 	struct dm_qcow2 *c = ti->private;
 	unsigned int noio = memalloc_noio_save();
 
-	qcow2_space_found(c->host->img);
+	c->noflush = false;
+	qcow2_retry(c->host->img);
 	memalloc_noio_restore(noio);
 }
 
@@ -141,6 +161,7 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 		limits->dma_alignment = max_t(unsigned int,
 					      limits->dma_alignment,
 					      bdev_dma_alignment(h->bdev));
+	compat_limit_features(limits, h->bdev);
 }
 
 /*
@@ -156,6 +177,8 @@ static struct target_type qcow2_target = {
 	.dtr = qcow2_dtr,
 	.map = dm_qcow2_map,
 	.end_io = dm_qcow2_end_io,
+	.presuspend = qcow2_presuspend,
+	.presuspend_undo = qcow2_presuspend_undo,
 	.postsuspend = qcow2_postsuspend,
 	.resume = qcow2_resume,
 	.status = dm_qcow2_status,

@@ -12,6 +12,7 @@
  * and serves all of them with one commit.
  */
 #include <linux/blkdev.h>
+#include <linux/completion.h>
 #include <linux/kthread.h>
 
 #include "dm-qcow2.h"
@@ -34,10 +35,13 @@ void dm_qcow2_queue_job(struct dm_qcow2_io *io)
 	spin_lock_irqsave(&h->jobs_lock, flags);
 	first = list_empty(&h->jobs);
 	list_add_tail(&io->link, &h->jobs);
-	spin_unlock_irqrestore(&h->jobs_lock, flags);
-	/* otherwise somebody is on the way, and wakes the next if need be */
+	/*
+	 * Otherwise somebody is on the way, and wakes the next if need be. Under
+	 * the lock: once the bio can be taken, the host may end before we do.
+	 */
 	if (first)
 		wake_up(&h->idle);
+	spin_unlock_irqrestore(&h->jobs_lock, flags);
 }
 
 /**
@@ -54,8 +58,40 @@ void dm_qcow2_queue_commit(struct dm_qcow2_io *io)
 	io->stage = DM_QCOW2_COMMIT;
 	spin_lock_irqsave(&h->jobs_lock, flags);
 	list_add_tail(&io->link, &h->flushes);
+	wake_up(&h->commit_wait); /* under the lock: see above */
 	spin_unlock_irqrestore(&h->jobs_lock, flags);
+}
+
+/* Something that the committer does for a waiting process. */
+struct call {
+	struct list_head link;
+	int (*fn)(struct dm_qcow2_host *h);
+	int ret;
+	struct completion done;
+};
+
+/**
+ * dm_qcow2_call() - have the committer call a function
+ * @h: the host, its threads running
+ * @fn: the function
+ *
+ * Writing back from the caller's own process would depend on it: a signal that
+ * kills it ends a filesystem's I/O half way.
+ *
+ * Context: may sleep.
+ * Return: what @fn returns.
+ */
+int dm_qcow2_call(struct dm_qcow2_host *h, int (*fn)(struct dm_qcow2_host *h))
+{
+	struct call c = { .fn = fn };
+
+	init_completion(&c.done);
+	spin_lock_irq(&h->jobs_lock);
+	list_add_tail(&c.link, &h->calls);
 	wake_up(&h->commit_wait);
+	spin_unlock_irq(&h->jobs_lock);
+	wait_for_completion(&c.done);
+	return c.ret;
 }
 
 /* Moves up to BATCH jobs to @batch; returns whether there are more. */
@@ -82,11 +118,19 @@ static void give_back(struct dm_qcow2_host *h, struct list_head *batch)
 	wake_up(&h->idle);
 }
 
-/* Buffered I/O is done when its submission returns; a job may do anything. */
+static bool frozen(const struct dm_qcow2_host *h)
+{
+	return READ_ONCE(h->inode->i_sb->s_writers.frozen) != SB_UNFROZEN;
+}
+
+/*
+ * A job may do anything; buffered I/O is done when its submission returns; a
+ * write waits while its filesystem is frozen.
+ */
 static bool may_wait(const struct dm_qcow2_io *io)
 {
-	return io->stage != DM_QCOW2_READY ||
-		(!io->host->bdev && !io->host->direct);
+	return io->stage != DM_QCOW2_READY || !io->host->direct ||
+		(op_is_write(bio_op(io->bio)) && frozen(io->host));
 }
 
 static void run_batch(struct dm_qcow2_host *h, struct list_head *batch)
@@ -133,27 +177,47 @@ static int worker(void *data)
 	return 0;
 }
 
+static void commit_batch(struct dm_qcow2_host *h, struct list_head *batch)
+{
+	struct dm_qcow2_io *io, *next;
+	int ret;
+
+	if (list_empty(batch))
+		return;
+	ret = qcow2_commit(h->img);
+	list_for_each_entry_safe(io, next, batch, link) {
+		list_del(&io->link);
+		dm_qcow2_finish(io, ret);
+	}
+}
+
+static void run_calls(struct dm_qcow2_host *h, struct list_head *calls)
+{
+	struct call *c, *next;
+
+	list_for_each_entry_safe(c, next, calls, link) {
+		list_del(&c->link);
+		c->ret = c->fn(h);
+		complete(&c->done);
+	}
+}
+
 static int committer(void *data)
 {
 	struct dm_qcow2_host *h = data;
-	struct dm_qcow2_io *io, *next;
 	LIST_HEAD(batch);
+	LIST_HEAD(calls);
 
 	enter_io_context();
 	while (!kthread_should_stop()) {
-		int ret;
-
-		wait_event_idle(h->commit_wait, have_jobs(&h->flushes));
+		wait_event_idle(h->commit_wait, have_jobs(&h->flushes) ||
+				have_jobs(&h->calls));
 		spin_lock_irq(&h->jobs_lock);
 		list_splice_tail_init(&h->flushes, &batch);
+		list_splice_tail_init(&h->calls, &calls);
 		spin_unlock_irq(&h->jobs_lock);
-		if (list_empty(&batch))
-			continue;
-		ret = qcow2_commit(h->img);
-		list_for_each_entry_safe(io, next, &batch, link) {
-			list_del(&io->link);
-			dm_qcow2_finish(io, ret);
-		}
+		commit_batch(h, &batch);
+		run_calls(h, &calls);
 	}
 	return 0;
 }

@@ -156,6 +156,39 @@ static int find_end(struct qcow2_image *img, u64 *end)
 	return 0;
 }
 
+/* S held. */
+static void set_limit(struct qcow2_image *img)
+{
+	struct qcow2_allocator *a = &img->alloc;
+
+	a->limit = (QCOW2_MAX_HOST_OFFSET >> img->hdr.cluster_bits) + 1;
+	a->limit = min_t(u64, a->limit, (u64)(QCOW2_MAX_REFTABLE_BYTES / 8) <<
+			 qcow2_refblock_bits(&img->hdr));
+	if (!img->ops->growable)
+		a->limit = min_t(u64, a->limit,
+				 img->host_end >> img->hdr.cluster_bits);
+}
+
+/**
+ * qcow2_alloc_refresh() - look again how much room there is
+ * @img: the image
+ *
+ * A block device may have been enlarged, space been made on a filesystem.
+ *
+ * Context: may sleep; takes alloc.lock.
+ */
+void qcow2_alloc_refresh(struct qcow2_image *img)
+{
+	struct qcow2_allocator *a = &img->alloc;
+
+	mutex_lock(&a->lock);
+	WRITE_ONCE(img->host_end, max(img->host_end, img->ops->size(img->be)));
+	set_limit(img);
+	a->exhausted = false;
+	a->full = 0;
+	mutex_unlock(&a->lock);
+}
+
 /**
  * qcow2_alloc_load() - make ready to allocate
  * @img: the image, being activated
@@ -185,18 +218,16 @@ int qcow2_alloc_load(struct qcow2_image *img)
 	a->pending_hi = 0;
 	a->frozen_lo = U64_MAX;
 	a->frozen_hi = 0;
+	/* counts beyond the end of the host are leaks, and do not move us there */
+	end = min(end, qcow2_clusters_for(&img->hdr, img->host_end));
 	a->end = end;
 	a->cursor = end;
+	a->exhausted = false;
 	a->floor = img->host_end;
 	a->full = 0;
 	a->fresh = img->ops->growable ?
 		qcow2_clusters_for(&img->hdr, img->host_end) : U64_MAX;
-	a->limit = (QCOW2_MAX_HOST_OFFSET >> img->hdr.cluster_bits) + 1;
-	a->limit = min_t(u64, a->limit, (u64)(QCOW2_MAX_REFTABLE_BYTES / 8) <<
-			 qcow2_refblock_bits(&img->hdr));
-	if (!img->ops->growable)
-		a->limit = min_t(u64, a->limit,
-				 img->host_end >> img->hdr.cluster_bits);
+	set_limit(img);
 out:
 	mutex_unlock(&a->lock);
 	return ret;
@@ -495,6 +526,17 @@ static int take_recycled(struct qcow2_image *img, u64 want, u64 *cluster,
 	return -ENOSPC;
 }
 
+/* Takes a found run, or its first if the host has no room for all. S held. */
+static int take_some(struct qcow2_image *img, u64 cluster, u64 *nr, bool *fresh)
+{
+	int ret = take(img, cluster, *nr, fresh);
+
+	if (!lacks_space(ret) || *nr == 1)
+		return ret;
+	*nr = 1;
+	return take(img, cluster, 1, fresh);
+}
+
 /* S held. */
 static int alloc_run(struct qcow2_image *img, u64 want, u64 *cluster, u64 *nr,
 		     bool *fresh)
@@ -506,11 +548,11 @@ static int alloc_run(struct qcow2_image *img, u64 want, u64 *cluster, u64 *nr,
 	ret = take_recycled(img, want, cluster, nr, fresh);
 	if (ret != -ENOSPC)
 		goto out;
-	for (pass = 0; pass < 2; pass++) {
+	for (pass = 0; pass < (a->exhausted ? 1 : 2); pass++) {
 		ret = search(img, pass ? 1 : a->cursor, pass ? old : a->limit,
 			     want, cluster, nr);
 		if (!ret)
-			ret = take(img, *cluster, *nr, fresh);
+			ret = take_some(img, *cluster, nr, fresh);
 		if (!ret) {
 			a->cursor = *cluster + *nr;
 			add_block_ahead(img);
@@ -518,8 +560,10 @@ static int alloc_run(struct qcow2_image *img, u64 want, u64 *cluster, u64 *nr,
 		if (!lacks_space(ret))
 			break;
 	}
-	if (lacks_space(ret))
+	if (lacks_space(ret)) {
 		a->full = 0; /* the host may have space the next time */
+		a->exhausted = true; /* below the cursor, until something is freed */
+	}
 out:
 	if (!ret)
 		mark_used(img, *cluster);
@@ -601,16 +645,18 @@ int qcow2_alloc_table(struct qcow2_image *img, u64 *host, bool *fresh)
  */
 int qcow2_alloc_reach(struct qcow2_image *img, u64 bytes)
 {
+	bool grows;
 	int ret;
 
 	mutex_lock(&img->alloc.lock);
+	grows = bytes > img->host_end;
 	ret = reach(img, qcow2_clusters_for(&img->hdr, bytes));
 	/* it is about to be written: not fresh if it is ever freed */
 	if (!ret && img->ops->growable)
 		img->alloc.fresh = max(img->alloc.fresh,
 				       qcow2_clusters_for(&img->hdr, bytes));
 	mutex_unlock(&img->alloc.lock);
-	return no_space(img, ret);
+	return grows ? no_space(img, ret) : ret;
 }
 
 /* S held. */
@@ -630,15 +676,23 @@ static void recycle(struct qcow2_image *img, u64 cluster)
 	}
 }
 
-/* S held. Decrements and, at zero, makes the cluster free. */
-static int drop(struct qcow2_image *img, u64 cluster)
+/*
+ * S held. Decrements and, at zero, makes the cluster free. Only @table may be
+ * metadata: data that is, was given away twice by refcounts that lie.
+ */
+static int drop(struct qcow2_image *img, u64 cluster, bool table)
 {
 	u64 rti = cluster >> qcow2_refblock_bits(&img->hdr);
 	struct qcow2_block *blk;
 	u64 count = 0;
 	u32 index;
+	const char *what = qcow2_overlap_find(img, cluster, 1);
 	int ret = 0;
 
+	if (what && !table)
+		return qcow2_corrupt(img,
+				     "cluster %llu held data and is part of %s now; it stays taken",
+				     (unsigned long long)cluster, what);
 	if (rti < img->alloc.reftable_entries && img->alloc.reftable[rti]) {
 		ret = get_piece(img, cluster, &blk, &index);
 		if (ret)
@@ -656,11 +710,12 @@ static int drop(struct qcow2_image *img, u64 cluster)
 		return qcow2_corrupt(img, "refcount of cluster %llu is 0, but a table named it",
 				     (unsigned long long)cluster);
 	if (count == 1) {
-		if (qcow2_overlap_find(img, cluster, 1)) {
+		if (what) {
 			qcow2_cache_drop(img, cluster << img->hdr.cluster_bits,
 					 qcow2_cluster_size(&img->hdr));
 			qcow2_overlap_remove(img, cluster);
 		}
+		img->alloc.exhausted = false;
 		recycle(img, cluster);
 		atomic64_inc(&img->stats.freed);
 	}
@@ -672,6 +727,7 @@ static int drop(struct qcow2_image *img, u64 cluster)
  * @img: the image
  * @cluster: first host cluster index
  * @nr: how many
+ * @table: they hold metadata
  *
  * What named them is gone from the disk (rule O7), and no I/O that was mapped
  * to them is under way.
@@ -679,13 +735,13 @@ static int drop(struct qcow2_image *img, u64 cluster)
  * Context: may sleep; takes alloc.lock.
  * Return: 0; -EUCLEAN (reported); the error of a read.
  */
-int qcow2_alloc_drop(struct qcow2_image *img, u64 cluster, u64 nr)
+int qcow2_alloc_drop(struct qcow2_image *img, u64 cluster, u64 nr, bool table)
 {
 	int ret = 0;
 
 	mutex_lock(&img->alloc.lock);
 	for (; !ret && nr; nr--)
-		ret = drop(img, cluster++);
+		ret = drop(img, cluster++, table);
 	mutex_unlock(&img->alloc.lock);
 	return ret;
 }
@@ -695,12 +751,13 @@ int qcow2_alloc_drop(struct qcow2_image *img, u64 cluster, u64 nr)
  * @img: the image
  * @host: host offset of the first, in bytes
  * @nr: how many
+ * @table: they were to hold metadata
  *
  * Context: may sleep. A failure leaks them, which is allowed.
  */
-void qcow2_alloc_abort(struct qcow2_image *img, u64 host, u64 nr)
+void qcow2_alloc_abort(struct qcow2_image *img, u64 host, u64 nr, bool table)
 {
-	qcow2_alloc_drop(img, qcow2_cluster_index(&img->hdr, host), nr);
+	qcow2_alloc_drop(img, qcow2_cluster_index(&img->hdr, host), nr, table);
 }
 
 /* ---------------------------------------------------------------- */
@@ -863,7 +920,7 @@ static int relocate(struct qcow2_image *img, const struct relocation *r)
 	qcow2_overlap_set_reftable(img, offset, r->clusters);
 	/* the header that named the old one is gone from the disk */
 	while (!ret && old_nr--)
-		ret = drop(img, old++);
+		ret = drop(img, old++, true);
 	return ret;
 }
 

@@ -23,8 +23,9 @@ int qcow2_alloc_run(struct qcow2_image *img, u64 want, u64 *host, u64 *got,
 		    bool *fresh);
 int qcow2_alloc_table(struct qcow2_image *img, u64 *host, bool *fresh);
 int qcow2_alloc_reach(struct qcow2_image *img, u64 bytes);
-void qcow2_alloc_abort(struct qcow2_image *img, u64 host, u64 nr);
-int qcow2_alloc_drop(struct qcow2_image *img, u64 cluster, u64 nr);
+void qcow2_alloc_abort(struct qcow2_image *img, u64 host, u64 nr, bool table);
+void qcow2_alloc_refresh(struct qcow2_image *img);
+int qcow2_alloc_drop(struct qcow2_image *img, u64 cluster, u64 nr, bool table);
 int qcow2_alloc_grow_table(struct qcow2_image *img);
 
 bool qcow2_alloc_freeze(struct qcow2_image *img);

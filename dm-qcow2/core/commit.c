@@ -136,6 +136,7 @@ static void take(struct qcow2_image *img, struct qcow2_block *blk,
 {
 	list_del_init(&blk->dirty_link);
 	WRITE_ONCE(blk->writeback, true);
+	smp_wmb(); /* pairs with qcow2_block_durable() */
 	WRITE_ONCE(blk->dirty, false);
 	WRITE_ONCE(img->cache.nr_dirty, img->cache.nr_dirty - 1);
 	blk->pins++;
@@ -155,9 +156,10 @@ static void release(struct qcow2_image *img, struct qcow2_commit_chunk *c,
 
 	for (i = 0; i < c->n; i++) {
 		spin_lock(&img->cache.lock);
-		WRITE_ONCE(c->blk[i]->writeback, false);
 		if (!written && c->blk[i]->hashed)
 			__qcow2_cache_mark_dirty(img, c->blk[i]);
+		smp_wmb(); /* pairs with qcow2_block_durable() */
+		WRITE_ONCE(c->blk[i]->writeback, false);
 		spin_unlock(&img->cache.lock);
 		qcow2_cache_put(img, c->blk[i]);
 	}
@@ -300,7 +302,7 @@ static int apply_drained(struct qcow2_image *img)
 	list_for_each_entry_safe(f, next, &img->draining, link) {
 		if (ret || !port_epoch_done(&img->epoch, f->cookie))
 			break;
-		ret = qcow2_alloc_drop(img, f->cluster, f->nr);
+		ret = qcow2_alloc_drop(img, f->cluster, f->nr, f->table);
 		list_del(&f->link);
 		port_free(f);
 	}
@@ -375,8 +377,10 @@ int __qcow2_commit(struct qcow2_image *img)
 	if (img->commit_error)
 		return img->commit_error;
 	/* pairs with the release in qcow2_activate() */
-	if (!smp_load_acquire(&img->writable))
-		return 0;
+	if (!smp_load_acquire(&img->writable)) {
+		/* an overwrite may have come between trust and this flag */
+		return img->read_only ? 0 : flush(img);
+	}
 	atomic64_inc(&img->stats.commits);
 	ret = commit(img);
 	if (may_repeat(img, ret)) {

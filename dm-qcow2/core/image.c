@@ -379,7 +379,7 @@ void qcow2_lower_mode(struct qcow2_image *img, enum qcow2_mode mode,
  * qcow2_space_found() - leave the no-space mode
  * @img: the image
  *
- * Called when an allocation succeeded, on resume and on the message "retry".
+ * Called when an allocation succeeded; see also qcow2_retry().
  *
  * Context: may sleep.
  */
@@ -396,6 +396,23 @@ void qcow2_space_found(struct qcow2_image *img)
 	mutex_unlock(&img->header_lock);
 	if (changed)
 		img->ops->mode_changed(img->be);
+}
+
+/**
+ * qcow2_retry() - somebody says that there may be space again
+ * @img: the image
+ *
+ * On resume and on the message "retry": looks again how large the host is, and
+ * leaves the no-space mode.
+ *
+ * Context: may sleep; no lock held.
+ */
+void qcow2_retry(struct qcow2_image *img)
+{
+	/* pairs with the release in qcow2_activate() */
+	if (smp_load_acquire(&img->writable))
+		qcow2_alloc_refresh(img);
+	qcow2_space_found(img);
 }
 
 /**
@@ -443,8 +460,27 @@ int qcow2_corrupt(struct qcow2_image *img, const char *fmt, ...)
 
 /* ---------------------------------------------------------------- */
 
-/* Every L2 table that the L1 table names joins the set of metadata clusters. */
-static int collect_l2_tables(struct qcow2_image *img)
+/*
+ * One L2 table joins the set of metadata clusters. Only one that is not COPIED
+ * may have two entries: whoever changed a COPIED one through one entry would
+ * change it, or free it, under the other.
+ */
+static int collect_l2_table(struct qcow2_image *img, u32 index, u64 table,
+			    bool copied)
+{
+	u64 cluster = qcow2_cluster_index(&img->hdr, table);
+	const char *what = copied ? qcow2_overlap_find(img, cluster, 1) :
+		qcow2_overlap_fixed(img, cluster, 1);
+
+	if (what)
+		return qcow2_corrupt(img,
+				     "L1 table: entry %u names an L2 table at %#llx, which is part of %s",
+				     index, (unsigned long long)table, what);
+	return qcow2_overlap_add(img, cluster);
+}
+
+/* The L2 tables that the L1 table names as COPIED, or those that it does not. */
+static int collect_l2_tables(struct qcow2_image *img, bool want_copied)
 {
 	u32 step = img->cache.block_size / 8;
 	u32 i, j;
@@ -452,36 +488,23 @@ static int collect_l2_tables(struct qcow2_image *img)
 
 	for (i = 0; !ret && i < img->hdr.l1_entries; i += step) {
 		struct qcow2_block *l1;
-		u64 guest = (u64)i << qcow2_l1_shift(&img->hdr);
-		u64 table, cluster;
-		bool copied;
+		const __be64 *p;
 
-		ret = qcow2_map_l1_block(img, guest, &l1);
+		ret = qcow2_map_l1_block(img, (u64)i << qcow2_l1_shift(&img->hdr),
+					 &l1);
 		if (ret)
 			break;
-		for (j = 0; j < step && i + j < img->hdr.l1_entries; j++) {
-			const __be64 *p = l1->data;
-			const char *what;
+		p = l1->data;
+		for (j = 0; !ret && j < step && i + j < img->hdr.l1_entries; j++) {
+			u64 table;
+			bool copied;
 
 			/* a bad entry fails whoever uses it */
 			if (qcow2_l1_decode(&img->hdr, READ_ONCE(p[j]), &table,
-					    &copied) || !table)
+					    &copied) ||
+			    !table || copied != want_copied)
 				continue;
-			/* a table that is not COPIED may have two entries */
-			cluster = qcow2_cluster_index(&img->hdr, table);
-			what = copied ? qcow2_overlap_find(img, cluster, 1) :
-				qcow2_overlap_fixed(img, cluster, 1);
-			if (what) {
-				ret = qcow2_corrupt(img,
-						    "L1 table: entry %u names an L2 table at %#llx, which is part of %s",
-						    i + j,
-						    (unsigned long long)table,
-						    what);
-				break;
-			}
-			ret = qcow2_overlap_add(img, cluster);
-			if (ret)
-				break;
+			ret = collect_l2_table(img, i + j, table, copied);
 		}
 		qcow2_cache_put(img, l1);
 	}
@@ -515,7 +538,9 @@ static int activate(struct qcow2_image *img)
 	ret = qcow2_alloc_load(img);
 	if (ret)
 		return ret;
-	ret = collect_l2_tables(img);
+	ret = collect_l2_tables(img, false);
+	if (!ret)
+		ret = collect_l2_tables(img, true);
 	if (ret)
 		return ret;
 	ret = clear_autoclear(img);

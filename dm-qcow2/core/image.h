@@ -151,6 +151,7 @@ struct qcow2_free {
 	struct list_head link;
 	u64 cluster;
 	u64 nr;
+	bool table;			/* metadata, not data */
 	u64 cookie;			/* of the epoch that must end first */
 };
 
@@ -168,6 +169,7 @@ struct qcow2_allocator {
 	u64 limit;			/* S: one past the last possible cluster */
 	u64 starved;			/* S: table length at which the search ran out */
 	u64 floor;			/* S: size of the host at activation in bytes */
+	bool exhausted;			/* S: nothing is free below the cursor */
 	u64 full;			/* S: table length at which it found no room to move */
 	struct {
 		u64 cluster, nr;
@@ -277,6 +279,7 @@ int __printf(2, 3) qcow2_corrupt(struct qcow2_image *img, const char *fmt, ...);
 void __printf(3, 4) qcow2_lower_mode(struct qcow2_image *img,
 				     enum qcow2_mode mode, const char *fmt, ...);
 void qcow2_space_found(struct qcow2_image *img);
+void qcow2_retry(struct qcow2_image *img);
 int qcow2_header_set_reftable(struct qcow2_image *img, u64 offset, u32 clusters);
 const char *qcow2_mode_name(enum qcow2_mode mode);
 

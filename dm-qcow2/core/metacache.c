@@ -206,7 +206,7 @@ static void finish_load(struct qcow2_image *img, struct qcow2_block **batch,
 		struct qcow2_block *blk = batch[i];
 
 		if (error) {
-			blk->error = error;
+			WRITE_ONCE(blk->error, error);
 			if (blk->hashed)
 				unhash(c, blk);
 		}
@@ -229,7 +229,7 @@ static void load(struct qcow2_image *img, struct qcow2_block *blk, u64 window,
 	u32 bs = c->block_size;
 	struct qcow2_block **batch;
 	struct qcow2_iovec *iov;
-	unsigned int n = 0, max = min_t(u64, len / bs, WINDOW_BLOCKS);
+	unsigned int i, n = 0, max = min_t(u64, len / bs, WINDOW_BLOCKS);
 	struct qcow2_iovec one = { blk->offset, blk->data, bs };
 	u64 off;
 	int ret;
@@ -275,25 +275,22 @@ static void load(struct qcow2_image *img, struct qcow2_block *blk, u64 window,
 		iov[n++] = (struct qcow2_iovec){ off, b->data, bs };
 	}
 	ret = qcow2_meta_rw(img, false, iov, n);
+	if (ret && n > 1) {
+		/* one bad sector must not take its neighbours with it */
+		for (i = 0; i < n && batch[i] != blk; i++)
+			;
+		swap(batch[i], batch[0]);
+		finish_load(img, batch + 1, n - 1, -EAGAIN);
+		ret = qcow2_meta_rw(img, false, &one, 1);
+		n = 1;
+	}
 	finish_load(img, batch, n, ret);
 	port_free(batch);
 	port_free(iov);
 }
 
-/**
- * qcow2_cache_get() - pin a block, reading it if it is not in memory
- * @img: the image
- * @kind: what table it belongs to
- * @offset: host offset of the block in bytes
- * @window: start of the part of the table that may be read with it
- * @window_len: bytes of it, 0 for the block alone
- * @out: the block
- *
- * Context: may sleep; no spinlock held.
- * Return: 0; -EUCLEAN if the place is cached as another kind of table; the
- * error of the read.
- */
-int qcow2_cache_get(struct qcow2_image *img, enum qcow2_block_kind kind,
+/* -EAGAIN: was read with a neighbour, in vain; look again. */
+static int get_once(struct qcow2_image *img, enum qcow2_block_kind kind,
 		    u64 offset, u64 window, u64 window_len,
 		    struct qcow2_block **out)
 {
@@ -344,6 +341,31 @@ int qcow2_cache_get(struct qcow2_image *img, enum qcow2_block_kind kind,
 	}
 	*out = blk;
 	return 0;
+}
+
+/**
+ * qcow2_cache_get() - pin a block, reading it if it is not in memory
+ * @img: the image
+ * @kind: what table it belongs to
+ * @offset: host offset of the block in bytes
+ * @window: start of the part of the table that may be read with it
+ * @window_len: bytes of it, 0 for the block alone
+ * @out: the block
+ *
+ * Context: may sleep; no spinlock held.
+ * Return: 0; -EUCLEAN if the place is cached as another kind of table; the
+ * error of the read.
+ */
+int qcow2_cache_get(struct qcow2_image *img, enum qcow2_block_kind kind,
+		    u64 offset, u64 window, u64 window_len,
+		    struct qcow2_block **out)
+{
+	int ret;
+
+	do {
+		ret = get_once(img, kind, offset, window, window_len, out);
+	} while (ret == -EAGAIN);
+	return ret;
 }
 
 /**
@@ -425,6 +447,24 @@ void __qcow2_cache_mark_dirty(struct qcow2_image *img, struct qcow2_block *blk)
 	WRITE_ONCE(c->nr_dirty, c->nr_dirty + 1);
 	list_add_tail(&blk->dirty_link, blk->kind == QCOW2_BLOCK_REF ?
 		      &c->dirty_ref : &c->dirty_map);
+}
+
+/**
+ * qcow2_cache_change() - L1 or L2 entries are about to change
+ * @img: the image; cache.lock is held until they have
+ * @blk: the block, pinned
+ *
+ * Return: false if the block does not belong to the image any more: its table
+ * was freed under a user, which only a damaged image can bring about.
+ */
+bool qcow2_cache_change(struct qcow2_image *img, struct qcow2_block *blk)
+{
+	lockdep_assert_held(&img->cache.lock);
+	if (!blk->hashed)
+		return false;
+	__qcow2_cache_mark_dirty(img, blk);
+	smp_wmb(); /* pairs with qcow2_block_durable() */
+	return true;
 }
 
 /**

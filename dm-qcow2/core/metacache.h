@@ -23,6 +23,7 @@ int qcow2_cache_new(struct qcow2_image *img, enum qcow2_block_kind kind,
 void qcow2_cache_put(struct qcow2_image *img, struct qcow2_block *blk);
 void qcow2_cache_drop(struct qcow2_image *img, u64 offset, u64 len);
 void qcow2_cache_mark_dirty(struct qcow2_image *img, struct qcow2_block *blk);
+bool qcow2_cache_change(struct qcow2_image *img, struct qcow2_block *blk);
 void __qcow2_cache_mark_dirty(struct qcow2_image *img, struct qcow2_block *blk);
 
 static inline u64 qcow2_block_start(const struct qcow2_image *img, u64 offset)
@@ -38,10 +39,20 @@ static inline __be64 *qcow2_block_entry(const struct qcow2_image *img,
 	return p;
 }
 
-/* The entry has reached the disk, or was always there. */
+/*
+ * The entries read from a block before this call are on the disk. Writers mark
+ * the block dirty before they store an entry, and a commit marks it writeback
+ * before it is not dirty any more: read in the opposite order, one of the three
+ * tells. Pairs with the barriers in qcow2_cache_change() and take().
+ */
 static inline bool qcow2_block_durable(const struct qcow2_block *blk)
 {
-	return !READ_ONCE(blk->dirty) && !READ_ONCE(blk->writeback);
+	bool dirty;
+
+	smp_rmb(); /* entries, then dirty */
+	dirty = READ_ONCE(blk->dirty);
+	smp_rmb(); /* dirty, then writeback */
+	return !dirty && !READ_ONCE(blk->writeback);
 }
 
 #endif /* QCOW2_METACACHE_H */

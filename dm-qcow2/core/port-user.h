@@ -94,6 +94,13 @@ static inline u64 hash_64(u64 val, unsigned int bits)
 #define smp_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define smp_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define smp_mb() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#ifdef __SANITIZE_THREAD__ /* it knows no fences; every access is atomic */
+#define smp_wmb() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+#define smp_rmb() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+#else
+#define smp_wmb() __atomic_thread_fence(__ATOMIC_RELEASE)
+#define smp_rmb() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+#endif
 
 typedef struct { int counter; } atomic_t;
 typedef struct { s64 counter; } atomic64_t;

@@ -35,6 +35,13 @@
 #include <linux/wait.h>
 #include <asm/byteorder.h>
 
+#ifndef CONFIG_64BIT
+#error "dm-qcow2 needs a 64-bit kernel: table entries are read without a lock"
+#endif
+#ifdef CONFIG_TINY_SRCU
+#error "dm-qcow2 needs CONFIG_SMP: the SRCU of others cannot end in an interrupt"
+#endif
+
 /*
  * Memory of the core. Everything is allocated without I/O: the image may be
  * what reclaim is waiting for. Blocks are naturally aligned up to a page, so

@@ -46,13 +46,14 @@ static struct mutex *table_lock(struct qcow2_image *img, u64 guest)
 
 /* ---------------------------------------------------------------- */
 
-static struct qcow2_free *new_free(u64 cluster, u64 nr)
+static struct qcow2_free *new_free(u64 cluster, u64 nr, bool table)
 {
 	struct qcow2_free *f = port_zalloc(sizeof(*f));
 
 	if (f) {
 		f->cluster = cluster;
 		f->nr = nr;
+		f->table = table;
 	}
 	return f;
 }
@@ -103,7 +104,7 @@ static int make_table(struct qcow2_image *img, u64 guest, struct qcow2_block *l1
 	int ret;
 
 	if (old) {
-		f = new_free(qcow2_cluster_index(&img->hdr, old), 1);
+		f = new_free(qcow2_cluster_index(&img->hdr, old), 1, true);
 		if (!f)
 			return -ENOMEM;
 		list_add(&f->link, &frees);
@@ -124,13 +125,14 @@ static int make_table(struct qcow2_image *img, u64 guest, struct qcow2_block *l1
 					      qcow2_block_start(img, pos), &slice);
 	}
 	if (ret) {
-		qcow2_alloc_abort(img, *table, 1);
+		qcow2_alloc_abort(img, *table, 1, true);
 		goto out_frees;
 	}
 	spin_lock(&img->cache.lock);
+	/* the L1 table never goes: its blocks are the image's for ever */
+	WARN_ON_ONCE(!qcow2_cache_change(img, l1));
 	WRITE_ONCE(*qcow2_block_entry(img, l1, qcow2_l1_entry_offset(img, guest)),
 		   qcow2_entry_encode(*table, true));
-	__qcow2_cache_mark_dirty(img, l1);
 	qcow2_commit_unlink(img, &frees);
 	spin_unlock(&img->cache.lock);
 	qcow2_cache_put(img, slice);
@@ -237,7 +239,7 @@ static int collect_frees(struct qcow2_image *img, struct qcow2_write *w)
 			f->nr++;
 			continue;
 		}
-		f = new_free(cluster, 1);
+		f = new_free(cluster, 1, false);
 		if (!f)
 			return -ENOMEM;
 		list_add_tail(&f->link, &w->frees);
@@ -317,7 +319,7 @@ static int take_clusters(struct qcow2_image *img, struct qcow2_write *w,
 	if (!ret)
 		ret = fill_around(img, w, guest, guest + w->len, fresh);
 	if (ret)
-		qcow2_alloc_abort(img, w->first_host, w->nr);
+		qcow2_alloc_abort(img, w->first_host, w->nr, false);
 	return ret;
 }
 
@@ -448,21 +450,31 @@ int qcow2_write_begin(struct qcow2_image *img, u64 guest, u64 len,
 	return ret;
 }
 
-/* The data is there: the L2 entries follow it. */
-static void link_clusters(struct qcow2_image *img, struct qcow2_write *w)
+/*
+ * The data is there: the L2 entries follow it. A slice whose table was freed
+ * meanwhile belongs to nobody: a damaged image had two names for the table.
+ */
+static int link_clusters(struct qcow2_image *img, struct qcow2_write *w)
 {
 	__be64 *p = qcow2_block_entry(img, w->slice,
 			(u64)qcow2_l2_index(&img->hdr, w->guest) * 8);
+	bool ours;
 	u64 i;
 
 	spin_lock(&img->cache.lock);
-	for (i = 0; i < w->nr; i++)
+	ours = qcow2_cache_change(img, w->slice);
+	for (i = 0; ours && i < w->nr; i++)
 		WRITE_ONCE(p[i], qcow2_entry_encode(w->first_host +
 				(i << img->hdr.cluster_bits), true));
-	__qcow2_cache_mark_dirty(img, w->slice);
-	qcow2_commit_unlink(img, &w->frees);
+	if (ours)
+		qcow2_commit_unlink(img, &w->frees);
 	spin_unlock(&img->cache.lock);
+	if (!ours)
+		return qcow2_corrupt(img, "L2 table %llu was freed while it was in use",
+				     (unsigned long long)qcow2_l1_index(&img->hdr,
+									w->guest));
 	atomic64_add(w->nr, &img->stats.mapped);
+	return 0;
 }
 
 /**
@@ -472,15 +484,15 @@ static void link_clusters(struct qcow2_image *img, struct qcow2_write *w)
  * @error: 0, or why they are not
  *
  * Context: process, may sleep.
- * Return: @error.
+ * Return: @error, or -EUCLEAN (reported) if the clusters could not be linked.
  */
 int qcow2_write_end(struct qcow2_image *img, struct qcow2_write *w, int error)
 {
 	if (w->slice && !w->in_place) {
 		if (!error)
-			link_clusters(img, w);
+			error = link_clusters(img, w);
 		else if (!w->reserved)
-			qcow2_alloc_abort(img, w->first_host, w->nr);
+			qcow2_alloc_abort(img, w->first_host, w->nr, false);
 		discard_frees(&w->frees);
 	}
 	if (w->slice) {
