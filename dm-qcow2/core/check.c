@@ -8,7 +8,8 @@
  * The verdict is that of qemu-img check, but stricter in three things that the
  * driver refuses and qemu-img does not mention: zero flags in version 2, COPIED
  * without an offset, and clusters that hold metadata and also something else
- * while their refcount counts both.
+ * while their refcount counts both. Where qemu-img gives up, for a refcount
+ * block that is not aligned, this finds an error and goes on.
  *
  * Memory and time follow the size of the file, not what the header claims: an
  * L2 table is read once, however many snapshots share it, and the maps below

@@ -363,11 +363,19 @@ static void write_data(struct sequence *s, struct seq_open *o)
 	o->written = true;
 }
 
-static void end_write(struct sequence *s, struct seq_open *o)
+static bool end_write(struct sequence *s, struct seq_open *o)
 {
 	struct seq_write *w = &s->writes[o->index];
 	unsigned int i;
 
+	/* the data may fail; in place, it would be torn, which is for others */
+	if (chance(s, 8) && !(o->written && o->w.in_place)) {
+		trace(s, "failed gen %lld", (long long)w->generation);
+		qcow2_write_end(s->img, &o->w, -EIO);
+		free(o->buf);
+		o->used = false;
+		return false;
+	}
 	if (!o->written)
 		write_data(s, o);
 	qcow2_write_end(s->img, &o->w, 0);
@@ -378,6 +386,7 @@ static void end_write(struct sequence *s, struct seq_open *o)
 	trace(s, "written gen %lld", (long long)w->generation);
 	free(o->buf);
 	o->used = false;
+	return true;
 }
 
 static void commit_all(struct sequence *s)
@@ -427,7 +436,8 @@ static void step_write(struct sequence *s, bool fua)
 			return;
 		n = o->w.len;
 		durable &= o->w.in_place && o->w.durable;
-		end_write(s, o);
+		if (!end_write(s, o))
+			return;
 	}
 	if (!fua || *s->fail)
 		return;
