@@ -51,7 +51,7 @@ DEPS := bash build-essential pkg-config git python3 rsync cpio zstd xz-utils \
 	libelf-dev libssl-dev libdevmapper-dev libblkid-dev libjson-c-dev \
 	liburcu-dev libkeyutils-dev zlib1g-dev libzstd-dev libcryptsetup-dev \
 	qemu-system-x86 qemu-system-data qemu-utils seabios ipxe-qemu \
-	busybox-static dmsetup cryptsetup-bin keyutils nbd-client fio \
+	busybox-static strace dmsetup cryptsetup-bin keyutils nbd-client fio \
 	e2fsprogs xfsprogs sparse codespell shellcheck clang \
 	libclang-rt-14-dev
 
@@ -183,6 +183,10 @@ test-crash: crash-programs ## the core with a crash after every write
 test-stress: stress-programs ## the core under TSan
 test-unit test-crash test-stress: test-%:
 	@tests/run $*
+
+.PHONY: test-tools
+test-tools: tools ## qcow2setup, without a kernel module
+	@tests/run tools
 
 .PHONY: test-guest
 test-guest: tools functional-programs ## the module in a guest, on every kernel; TESTS=PATTERN
