@@ -133,6 +133,10 @@ static const char * const use_names[] = {
 
 /**
  * struct checker - a check under way
+ * @ops: what holds the image
+ * @be: first argument of every @ops
+ * @chk: what the caller sees
+ * @hdr: the image's header
  * @size: of the file, in bytes
  * @clusters: of the file, the last one perhaps cut short
  * @refs: references to each cluster

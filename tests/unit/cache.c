@@ -34,7 +34,7 @@ static void test_bound(void)
 	is_int(f.img->cache.max_blocks, SMALLEST, "the smallest cache");
 	for (i = 0; i < 1 << 16; i += 64) {
 		bad += !fx_reads(&f, i * 512, 512, i + 1);
-		most = max(most, (u64)f.img->cache.nr_blocks);
+		most = max_t(u64, most, f.img->cache.nr_blocks);
 	}
 	is_int(bad, 0, "1024 tables are read through it");
 	is_int(most, SMALLEST, "and the bound is kept");
@@ -72,7 +72,7 @@ static void test_dirty_stays(void)
 	fx_open_with(&f, TINY);
 	for (i = 0; i < 16 << 20; i += 32768 - 512) {
 		must(fx_write(&f, i, 512, 7));
-		most = max(most, (u64)f.img->cache.nr_blocks);
+		most = max_t(u64, most, f.img->cache.nr_blocks);
 	}
 	ok(atomic64_read(&f.img->stats.commits) > 4,
 	   "dirty blocks make a commit before they fill the cache");

@@ -160,9 +160,9 @@ static void test_zeros(void)
 	memset(&f, 0, sizeof(f));
 	mem_init(&f.be, MEM_FILE, 0);
 	must(run("qemu-img create -q -f qcow2 -o cluster_size=4k q %u", SIZE));
-	must(run("qemu-io -f qcow2 -c 'write -P 17 0 1M' -c 'write -z 8k 16k' "
-		 "-c 'write -zu 64k 32k' -c 'discard 128k 64k' "
-		 "-c 'write -z 1M 64k' q"));
+	must(run("qemu-io -f qcow2 -c 'write -P 17 0 1M' -c 'write -z 8k 16k' q"));
+	must(run("qemu-io -f qcow2 -c 'write -zu 64k 32k' q"));
+	must(run("qemu-io -f qcow2 -c 'discard 128k 64k' -c 'write -z 1M 64k' q"));
 	memset(model, 17, 1 << 20);
 	memset(model + 8192, 0, 16384);
 	memset(model + 65536, 0, 32768);
