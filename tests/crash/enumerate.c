@@ -40,7 +40,7 @@
 #define MAX_ALL 10		/* windows of as many operations: all subsets */
 #define MAX_OPS 4096
 #define RANDOM_SUBSETS 200
-#define SAMPLE 80		/* one in so many unremarkable states for qemu-img */
+#define SAMPLE 48		/* one in so many unremarkable states for qemu-img */
 #define LIFE 100		/* in one of so many states life goes on */
 #define LIFE_MAX (4u << 20)	/* it needs a copy */
 #define KEYS 65536
