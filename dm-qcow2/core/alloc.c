@@ -854,11 +854,10 @@ static void fill_table(struct qcow2_image *img, u64 pos, u32 len, void *arg)
 }
 
 /* S held. The new table is in use on the disk; make it so in memory. */
-static int adopt(struct qcow2_image *img, const struct relocation *r, u64 *table)
+static void adopt(struct qcow2_image *img, const struct relocation *r, u64 *table)
 {
 	struct qcow2_allocator *a = &img->alloc;
 	u64 i, old = a->reftable_entries;
-	int ret = 0;
 
 	memcpy(table, a->reftable, old * sizeof(u64));
 	for (i = 0; i < r->blocks; i++)
@@ -870,14 +869,52 @@ static int adopt(struct qcow2_image *img, const struct relocation *r, u64 *table
 	if (img->ops->growable)
 		a->fresh = max(a->fresh, r->first + r->blocks + r->clusters);
 	atomic64_add(r->blocks + r->clusters, &img->stats.allocated);
+}
+
+/* The new refcount blocks join the metadata, or leave it again. S held. */
+static int announce_blocks(struct qcow2_image *img, const struct relocation *r)
+{
+	int ret = 0;
+	u64 i;
+
 	for (i = 0; !ret && i < r->blocks; i++)
 		ret = qcow2_overlap_add(img, r->first + i);
 	return ret;
 }
 
-static int relocate(struct qcow2_image *img, const struct relocation *r)
+static void withdraw_blocks(struct qcow2_image *img, const struct relocation *r)
+{
+	u64 i;
+
+	for (i = 0; i < r->blocks; i++)
+		qcow2_overlap_remove(img, r->first + i);
+}
+
+/* S held. Writes blocks and table, and has the header name them. */
+static int write_relocation(struct qcow2_image *img, struct relocation *r)
 {
 	u64 offset = (r->first + r->blocks) << img->hdr.cluster_bits;
+	int ret;
+
+	ret = write_made(img, r->first << img->hdr.cluster_bits,
+			 r->blocks << img->hdr.cluster_bits, fill_blocks, r);
+	if (!ret)
+		ret = write_made(img, offset,
+				 r->clusters << img->hdr.cluster_bits,
+				 fill_table, r);
+	if (ret)
+		return ret;
+	ret = qcow2_host_flush(img);
+	if (!ret)
+		ret = qcow2_header_set_reftable(img, offset, r->clusters);
+	/* which table the disk names is not known: no more commits */
+	img->commit_error = ret;
+	return ret;
+}
+
+/* C and S held. */
+static int relocate(struct qcow2_image *img, struct relocation *r)
+{
 	u64 old = qcow2_cluster_index(&img->hdr, img->hdr.reftable_offset);
 	u64 old_nr = img->hdr.reftable_clusters;
 	u64 *table;
@@ -890,23 +927,13 @@ static int relocate(struct qcow2_image *img, const struct relocation *r)
 	ret = reach(img, r->first + r->blocks + r->clusters);
 	if (ret)
 		return ret;
+	/* whatever needs memory comes before the header changes */
 	table = port_vzalloc(r->entries * sizeof(u64));
-	if (!table)
-		return -ENOMEM;
-	ret = write_made(img, r->first << img->hdr.cluster_bits,
-			 r->blocks << img->hdr.cluster_bits, fill_blocks,
-			 (void *)r);
+	ret = table ? announce_blocks(img, r) : -ENOMEM;
 	if (!ret)
-		ret = write_made(img, offset, r->clusters << img->hdr.cluster_bits,
-				 fill_table, (void *)r);
-	if (!ret) {
-		ret = qcow2_host_flush(img);
-		if (!ret)
-			ret = qcow2_header_set_reftable(img, offset, r->clusters);
-		/* which table the disk names is not known: no more commits */
-		img->commit_error = ret;
-	}
+		ret = write_relocation(img, r);
 	if (ret) {
+		withdraw_blocks(img, r);
 		port_vfree(table);
 		if (img->commit_error || !lacks_space(ret))
 			qcow2_lower_mode(img, QCOW2_READ_ONLY,
@@ -914,10 +941,8 @@ static int relocate(struct qcow2_image *img, const struct relocation *r)
 					 ret);
 		return ret;
 	}
-	ret = adopt(img, r, table);
-	if (ret)
-		return ret;
-	qcow2_overlap_set_reftable(img, offset, r->clusters);
+	adopt(img, r, table);
+	qcow2_overlap_set_reftable(img, img->hdr.reftable_offset, r->clusters);
 	/* the header that named the old one is gone from the disk */
 	while (!ret && old_nr--)
 		ret = drop(img, old++, true);

@@ -329,6 +329,12 @@ int qcow2_header_set_reftable(struct qcow2_image *img, u64 offset, u32 clusters)
 	if (!ret) {
 		img->hdr.reftable_offset = offset;
 		img->hdr.reftable_clusters = clusters;
+	} else {
+		/* a later corrupt bit shall not bring it in */
+		on_disk(img)->refcount_table_offset =
+			cpu_to_be64(img->hdr.reftable_offset);
+		on_disk(img)->refcount_table_clusters =
+			cpu_to_be32(img->hdr.reftable_clusters);
 	}
 	mutex_unlock(&img->header_lock);
 	return ret;
