@@ -379,6 +379,35 @@ static int check_tables(const struct qcow2_header *h, u64 file_size,
 			   h->crypto_length, file_size, err);
 }
 
+/* Where the name of the backing file is; what it says is the caller's. */
+static int parse_backing(const struct qcow2_header_disk *d, size_t len,
+			 u64 file_size, struct qcow2_header *h, size_t *need,
+			 struct qcow2_error *err)
+{
+	u64 offset = be64_to_cpu(d->backing_file_offset);
+	u32 size = be32_to_cpu(d->backing_file_size);
+
+	if (!offset)
+		return 0;
+	if (offset > qcow2_cluster_size(h) ||
+	    size > min_t(u64, QCOW2_MAX_BACKING_NAME,
+			 qcow2_cluster_size(h) - offset))
+		return qcow2_err(err, -EUCLEAN,
+				 "header: backing file name at %#llx of %u bytes does not fit the first cluster or is longer than %u",
+				 (unsigned long long)offset, size,
+				 QCOW2_MAX_BACKING_NAME);
+	h->backing_file.offset = offset;
+	h->backing_file.len = size;
+	if (offset + size > len && len < file_size) {
+		*need = offset + size;
+		return -ENODATA;
+	}
+	if (offset + size > file_size)
+		return qcow2_err(err, -EUCLEAN,
+				 "header: the file ends inside the backing file name");
+	return 0;
+}
+
 /**
  * qcow2_header_parse() - decode and check a header and its extensions
  * @buf: the first bytes of the file
@@ -399,8 +428,7 @@ int qcow2_header_parse(const void *buf, size_t len, u64 file_size,
 {
 	const struct qcow2_header_disk *d = buf;
 	struct qcow2_header_string names = { 0, 0 };
-	u64 backing_offset;
-	u32 backing_size, crypt;
+	u32 crypt;
 	int ret;
 
 	memset(h, 0, sizeof(*h));
@@ -427,27 +455,9 @@ int qcow2_header_parse(const void *buf, size_t len, u64 file_size,
 	if (ret)
 		return ret;
 
-	backing_offset = be64_to_cpu(d->backing_file_offset);
-	backing_size = be32_to_cpu(d->backing_file_size);
-	if (backing_offset > qcow2_cluster_size(h) ||
-	    (backing_offset &&
-	     backing_size > min_t(u64, QCOW2_MAX_BACKING_NAME,
-				  qcow2_cluster_size(h) - backing_offset)))
-		return qcow2_err(err, -EUCLEAN,
-				 "header: backing file name at %#llx of %u bytes does not fit the first cluster or is longer than %u",
-				 (unsigned long long)backing_offset,
-				 backing_size, QCOW2_MAX_BACKING_NAME);
-	if (backing_offset) {
-		h->backing_file.offset = backing_offset;
-		h->backing_file.len = backing_size;
-		if (backing_offset + backing_size > len && len < file_size) {
-			*need = backing_offset + backing_size;
-			return -ENODATA;
-		}
-		if (backing_offset + backing_size > file_size)
-			return qcow2_err(err, -EUCLEAN,
-					 "header: the file ends inside the backing file name");
-	}
+	ret = parse_backing(d, len, file_size, h, need, err);
+	if (ret)
+		return ret;
 
 	crypt = be32_to_cpu(d->crypt_method);
 	if (crypt > QCOW2_CRYPT_LUKS)

@@ -218,6 +218,36 @@ static void finish_load(struct qcow2_image *img, struct qcow2_block **batch,
 	wake_up_all(&c->loaded);
 }
 
+/* One more pin, for finish_load() to take away. */
+static struct qcow2_block *pin(struct qcow2_image *img, struct qcow2_block *blk)
+{
+	spin_lock(&img->cache.lock);
+	blk->pins++;
+	spin_unlock(&img->cache.lock);
+	return blk;
+}
+
+/* A block to be read along, inserted and pinned; NULL if there is no point. */
+static struct qcow2_block *neighbour(struct qcow2_image *img,
+				     enum qcow2_block_kind kind, u64 offset)
+{
+	struct qcow2_cache *c = &img->cache;
+	struct qcow2_block *blk = alloc_block(img, kind, offset);
+	bool wanted;
+
+	if (!blk)
+		return NULL;
+	spin_lock(&c->lock);
+	wanted = c->nr_blocks < c->max_blocks && !find(c, offset);
+	if (wanted)
+		insert(c, blk);
+	spin_unlock(&c->lock);
+	if (wanted)
+		return blk;
+	free_block(blk);
+	return NULL;
+}
+
 /*
  * Reads @blk, which is inserted and pinned, and the missing blocks around it in
  * [window, window + len). A neighbour that cannot be had is no error.
@@ -240,9 +270,7 @@ static void load(struct qcow2_image *img, struct qcow2_block *blk, u64 window,
 		port_free(batch);
 		port_free(iov);
 		ret = qcow2_meta_rw(img, false, &one, 1);
-		spin_lock(&c->lock);
-		blk->pins++; /* finish_load() takes one away */
-		spin_unlock(&c->lock);
+		blk = pin(img, blk);
 		finish_load(img, &blk, 1, ret);
 		return;
 	}
@@ -250,27 +278,11 @@ static void load(struct qcow2_image *img, struct qcow2_block *blk, u64 window,
 		window += (blk->offset - window) / ((u64)max * bs) * max * bs;
 
 	for (off = window; n < max && off < window + len; off += bs) {
-		struct qcow2_block *b = blk;
+		struct qcow2_block *b = off == blk->offset ? pin(img, blk) :
+			neighbour(img, blk->kind, off);
 
-		if (off >= window + (u64)max * bs)
-			break;
-		if (off != blk->offset) {
-			b = alloc_block(img, blk->kind, off);
-			if (!b)
-				continue;
-			spin_lock(&c->lock);
-			if (c->nr_blocks >= c->max_blocks || find(c, off)) {
-				spin_unlock(&c->lock);
-				free_block(b);
-				continue;
-			}
-			insert(c, b);
-			spin_unlock(&c->lock);
-		} else {
-			spin_lock(&c->lock);
-			b->pins++;
-			spin_unlock(&c->lock);
-		}
+		if (!b)
+			continue;
 		batch[n] = b;
 		iov[n++] = (struct qcow2_iovec){ off, b->data, bs };
 	}
