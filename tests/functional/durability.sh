@@ -1,0 +1,172 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# A disk that loses its power: what a flush or a FUA write has confirmed is
+# there afterwards, on an image without errors. null_blk loses what is in its
+# cache when it is switched off.
+#
+# vm: -m 2048 -c 2 -t 600
+
+# shellcheck source=tests/functional/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+cycles=6
+knob=/sys/kernel/config/nullb/cut
+disk=''
+
+set_up_disk() {
+	modprobe null_blk nr_devices=0
+	mkdir "$knob"
+	echo 1 >"$knob/memory_backed"
+	echo 400 >"$knob/size"
+	# when it is full, older writes become durable, in no order
+	echo "$1" >"$knob/cache_size"
+	echo "${2:-512}" >"$knob/blocksize"
+	power_on
+	disk=/dev/nullb$(<"$knob/index")
+}
+
+power_on() {
+	echo 1 >"$knob/power"
+}
+
+power_off() {
+	echo 0 >"$knob/power"
+}
+
+drop_disk() {
+	power_off
+	rmdir "$knob"
+}
+
+# Where the image is in each case; without a filesystem it is the disk.
+bring_up() {
+	[[ $1 == device ]] || mount -t "$1" "$disk" "$mnt/disk"
+}
+
+bring_down() {
+	[[ $1 == device ]] || umount "$mnt/disk"
+}
+
+# Errors are not allowed, leaks are; a leak is mended, or the next cycle would
+# not know its own.
+check_image() {
+	local status=0
+
+	qemu-img check -f qcow2 "$1" >"$tmp/check" 2>&1 || status=$?
+	((status == 0 || status == 3)) || fail "$(cat "$tmp/check")"
+	((status == 0)) || {
+		leaks=$((leaks + 1))
+		qemu-img check -q -f qcow2 -r leaks "$1" >/dev/null
+	}
+}
+
+# One life of the disk, in which somebody writes until the lights go out.
+cycle() {
+	local host=$1 image=$2 io
+
+	bring_up "$host"
+	check_image "$image"
+	attach a "$image"
+	"$diffio" -p "$tmp/ledger" -v /dev/mapper/a
+	"$diffio" -p "$tmp/ledger" -j 4 -m 131072 -t 60 /dev/mapper/a &
+	io=$!
+	echo $io >>"$tmp/background"
+	sleep "0.$((RANDOM % 8 + 2))"
+	kill -0 $io
+	power_off
+	wait $io
+	detach a
+	bring_down "$host"
+	power_on
+}
+
+test_power_cuts() {
+	local host=$1 image=$mnt/disk/image leaks=0 n
+
+	shift
+	set_up_disk "$@"
+	mkdir -p "$mnt/disk"
+	rm -f "$tmp/ledger"
+	if [[ $host == device ]]; then
+		image=$disk
+	else
+		modprobe "$host"
+		"mkfs.$host" -q "$disk"
+	fi
+	bring_up "$host"
+	create "$image" 32M
+	sync "$image"
+	bring_down "$host"
+	for ((n = 0; n < cycles; n++)); do
+		cycle "$host" "$image"
+	done
+	bring_up "$host"
+	check_image "$image"
+	qemu-img convert -f qcow2 -O raw "$image" "$tmp/work"
+	"$diffio" -p "$tmp/ledger" -v "$tmp/work"
+	bring_down "$host"
+	drop_disk
+	echo "leaks after $leaks of $cycles cuts"
+}
+
+# What is suspended, or detached, is durable as it is.
+test_orderly() {
+	local image=$mnt/disk/image
+
+	set_up_disk 64
+	mkdir -p "$mnt/disk"
+	mkfs.ext4 -q "$disk"
+	bring_up ext4
+	create "$image" 32M
+	sync "$image"
+	model a 32M
+	attach a "$image"
+	run_io a -n 100
+	dmsetup suspend a
+	power_off
+	dmsetup remove a
+	bring_down ext4
+	power_on
+	bring_up ext4
+	good "$image"
+	same "$image" "$tmp/model.a"
+
+	attach a "$image"
+	run_io a -n 100
+	detach a
+	sync "$mnt/disk"
+	power_off
+	bring_down ext4
+	power_on
+	bring_up ext4
+	good "$image"
+	same "$image" "$tmp/model.a"
+	bring_down ext4
+	drop_disk
+}
+
+# The disk dies and stays dead: errors, but nobody hangs.
+test_dead_disk() {
+	set_up_disk 4
+	create "$disk" 32M
+	attach a "$disk"
+	dd if=/dev/urandom of=/dev/mapper/a bs=64k count=10 oflag=direct
+	power_off
+	fails dd if=/dev/urandom of=/dev/mapper/a bs=64k count=10 \
+		oflag=direct conv=fsync
+	fails dd if=/dev/mapper/a of=/dev/null bs=64k count=10 iflag=direct
+	timeout 20 dmsetup suspend a
+	dmsetup resume a
+	detach a
+	rmdir "$knob"
+}
+
+RANDOM=${SEED:-$$}
+try "power cuts, device" test_power_cuts device 2
+try "power cuts, device of 4096 bytes a sector" test_power_cuts device 16 4096
+try "power cuts, file on ext4" test_power_cuts ext4 4
+try "power cuts, file on xfs" test_power_cuts xfs 4
+try "power cut after suspend and detach" test_orderly
+try "dead disk" test_dead_disk
+finish
