@@ -9,13 +9,15 @@
 
 /*
  * As qcow2_ctr() decodes it. Not a backslash before the space: libdevmapper
- * doubles backslashes, so that "dmsetup load" would not take it back.
+ * doubles backslashes, so that "dmsetup load" would not take it back. What
+ * follows a "#" it takes for a comment.
  */
 static unsigned int emit_path(const char *path, char *result, unsigned int sz,
 			      unsigned int maxlen)
 {
 	for (; *path; path++) {
-		if (isspace(*path) || iscntrl(*path) || *path == '\\')
+		if (isspace(*path) || iscntrl(*path) || *path == '\\' ||
+		    *path == '#')
 			DMEMIT("\\%03o", (unsigned char)*path);
 		else
 			DMEMIT("%c", *path);
