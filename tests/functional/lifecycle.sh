@@ -52,10 +52,13 @@ test_table() {
 
 	create /dev/vdb 16M
 	attach a /dev/vdb
-	line=$(dmsetup table a)
-	[[ $line =~ ^0\ 32768\ qcow2\ [0-9]+:[0-9]+$ ]]
+	[[ $(dmsetup table a) == "0 32768 qcow2 /dev/vdb" ]]
 	detach a
+	# a device without a path has no lock
+	line="0 32768 qcow2 $(stat -c %Hr:%Lr /dev/vdb)"
 	dmsetup create a --table "$line"
+	[[ $(dmsetup table a) == "$line" ]]
+	[[ $(field a 18) == none ]]
 	detach a
 }
 
