@@ -189,6 +189,9 @@ test_options() {
 	run table --json plain.qcow2
 	ok "table --json" is "$(json stdout 'o["line"], o["sectors"]')" \
 		"('0 131072 qcow2 $tmp/plain.qcow2', 131072)"
+	run table --read-only plain.qcow2
+	ok "--read-only is --readonly" is "$(cat stdout)" \
+		"0 131072 qcow2 $tmp/plain.qcow2 1 read_only"
 	run table --sector-size 4096 odd.qcow2
 	ok "whole sectors only" says '0 8 qcow2 '
 	run table odd.qcow2
@@ -247,7 +250,7 @@ test_files() {
 	run info short
 	ok "four bytes" fails 4 'is damaged'
 	run info header
-	ok "header only" fails 4 'truncated?'
+	ok "header only" fails 4 "truncated? 'qemu-img check'"
 	if ((${#as_user[@]})); then
 		run info secret.qcow2
 		ok "no permission" fails 2 'No permission'
@@ -374,6 +377,7 @@ test_locks() {
 	hold qemu-nbd -f qcow2 -k "$tmp/socket" -t plain.qcow2
 	run info plain.qcow2
 	ok "a writer has it" says 'in use by:           a writer'
+	ok "it can be attached later" says 'read-write, once it is free'
 	ok "QEMU's locks are left alone" qemu-img info -U plain.qcow2 >/dev/null
 	release
 	hold qemu-nbd -r -f qcow2 -k "$tmp/socket" -t plain.qcow2
@@ -397,6 +401,10 @@ test_no_module() {
 			ok "$action without a module" is $status 1
 		fi
 	done
+	run open plain.qcow2 a/b
+	ok "open says that a name is none" fails 1 'cannot be the name'
+	run open x plain.qcow2
+	ok "open says that the image comes first" fails 4 'The image comes first'
 	run open dirty.qcow2 x
 	ok "open says that an image is dirty" fails 4 'Give --readonly'
 	run open overlay.qcow2 x

@@ -69,8 +69,8 @@ static enum result read_header(struct image *img)
 	else if (ret == -EOPNOTSUPP)
 		log_err("%s: %s.", path, err.msg);
 	else
-		log_err("%s is damaged: %s. 'qemu-img check' may say more.",
-			path, err.msg);
+		log_err("%s is damaged: %s%s 'qemu-img check' may say more.",
+			path, err.msg, strchr(err.msg, '?') ? "" : ".");
 	return WRONG_DEVICE;
 }
 

@@ -237,7 +237,7 @@ static void print_features(const struct qcow2_header *h)
 	puts(*comma ? "" : "none");
 }
 
-static void print_host(const struct host *host)
+static void print_user(const struct host *host)
 {
 	static const char * const users[] = {
 		[LOCK_NONE] = "nobody",
@@ -246,16 +246,30 @@ static void print_host(const struct host *host)
 		[LOCK_UNKNOWN] = "unknown: no locks here",
 	};
 
+	char *name = attached_as(host);
+	char *text = name ? xasprintf("the device %s", name) :
+		xasprintf("%s", users[lock_probe(host)]);
+
+	line("in use by:", text);
+	free(text);
+	free(name);
+}
+
+static void print_host(const struct host *host)
+{
 	line("host:", host->block_device ? "block device" : "regular file");
 	line_size("host size:", host->size);
 	if (!host->block_device)
 		line_size("host allocated:", host->allocated);
-	line("in use by:", users[lock_probe(host)]);
+	print_user(host);
 }
 
 static void print_attach(const struct image *img)
 {
 	printf("%-20s %s", "attach:", attachable(img));
+	if (img->attach != ATTACH_NOT &&
+	    lock_conflicts(&img->host, img->attach == ATTACH_READ_ONLY))
+		fputs(", once it is free", stdout);
 	if (img->why)
 		printf(": the image %s", img->why);
 	putchar('\n');

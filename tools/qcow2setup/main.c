@@ -58,6 +58,8 @@ static const struct known {
 } known[] = {
 	{ { "readonly", no_argument, NULL, OPT_READONLY }, TAKES_READONLY,
 	  "", "attach read-only" },
+	{ { "read-only", no_argument, NULL, OPT_READONLY }, TAKES_READONLY,
+	  "", NULL },	/* QEMU's word for it */
 	{ { "sector-size", required_argument, NULL, OPT_SECTOR_SIZE },
 	  TAKES_SECTOR_SIZE, " 512|4096", "logical sector of the device, in bytes" },
 	{ { "cache-bytes", required_argument, NULL, OPT_CACHE_BYTES },
@@ -67,9 +69,9 @@ static const struct known {
 	{ { "json", no_argument, NULL, OPT_JSON }, TAKES_JSON,
 	  "", "output for programs" },
 	{ { "verbose", no_argument, NULL, OPT_VERBOSE }, 0,
-	  "", "say more" },
+	  "", "say what was done" },
 	{ { "debug", no_argument, NULL, OPT_DEBUG }, 0,
-	  "", "say what happens inside, too" },
+	  "", "say what happens inside" },
 	{ { "version", no_argument, NULL, OPT_VERSION }, 0,
 	  "", "print the version" },
 	{ { "help", no_argument, NULL, OPT_HELP }, 0,
@@ -92,9 +94,12 @@ static void print_help(void)
 	for (i = 0; i < ARRAY_SIZE(known); i++) {
 		int val = known[i].long_option.val;
 		char letter[] = { '-', val, ',', 0 };
-		int n = printf("  %s --%s%s", val < 256 ? letter : "   ",
-			       known[i].long_option.name, known[i].arg);
+		int n;
 
+		if (!known[i].help)
+			continue;
+		n = printf("  %s --%s%s", val < 256 ? letter : "   ",
+			   known[i].long_option.name, known[i].arg);
 		printf("%*s %s\n", 30 - n, "", known[i].help);
 	}
 	puts("\n"
@@ -211,7 +216,8 @@ static enum result check_usage(const struct action *a, unsigned int taken,
 			return FAILED;
 		}
 	if (n < a->min_args || n > a->max_args) {
-		log_err("Usage: qcow2setup %s [OPTION]... %s", a->name, a->args);
+		log_err("Too %s arguments. Usage: qcow2setup %s [OPTION]... %s",
+			n < a->min_args ? "few" : "many", a->name, a->args);
 		return FAILED;
 	}
 	return OK;
@@ -229,7 +235,7 @@ int main(int argc, char **argv)
 	if (ret)
 		return ret;
 	if (!done && optind == argc) {
-		log_err("What to do?");
+		log_err("No action is given.");
 		return see_help();
 	}
 	if (!done) {

@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "qcow2setup.h"
 
@@ -23,32 +24,51 @@ static enum result compare(const struct device *dev, void *arg)
 	return OK;
 }
 
-/* Somebody holds the image: who? */
-static enum result in_use(const struct host *host)
+/**
+ * attached_as() - a device that is made of an image
+ * @host: what holds the image
+ *
+ * Return: its name, to free; NULL if there is none, or nobody who may be asked.
+ */
+char *attached_as(const struct host *host)
 {
 	struct search s = { host, NULL };
 
-	dm_each(compare, &s);
-	if (s.name)
+	if (dm_usable())
+		dm_each(compare, &s);
+	return s.name;
+}
+
+/* Somebody holds the image: who? */
+static enum result in_use(const struct host *host)
+{
+	char *name = attached_as(host);
+
+	if (name)
 		log_err("%s is in use: it is attached as %s. 'qcow2setup close %s' detaches it.",
-			host->path, s.name, s.name);
+			host->path, name, name);
 	else
 		log_err("%s is in use by %s. Shut down the virtual machine or end the program that has it open ('fuser -v' names it).",
 			host->path, lock_probe(host) == LOCK_WRITER ?
 			"QEMU, which writes to it" : "QEMU, which reads it");
-	free(s.name);
+	free(name);
 	return BUSY;
 }
 
 static enum result check_name(const char *name)
 {
-	struct device dev;
-
 	if (!*name || strchr(name, '/') || strlen(name) > 127) {
 		log_err("'%s' cannot be the name of a device: it has 1 to 127 characters, none of them a slash.",
 			name);
 		return FAILED;
 	}
+	return OK;
+}
+
+static enum result check_no_device(const char *name)
+{
+	struct device dev;
+
 	if (dm_query(name, &dev) == OK) {
 		device_free(&dev);
 		log_err("A device named %s exists already. Take another name, or 'qcow2setup close %s'.",
@@ -93,15 +113,24 @@ enum result action_open(const struct options *opt, char **args)
 {
 	const char *name = dm_bare_name(args[1]);
 	struct image img;
-	enum result ret = image_open(args[0], &img);
+	enum result ret;
 
+	if (access(args[0], F_OK) < 0 && !access(name, F_OK)) {
+		log_err("%s does not exist, but %s does. The image comes first: 'qcow2setup open IMAGE NAME'.",
+			args[0], name);
+		return WRONG_DEVICE;
+	}
+	ret = check_name(name);
+	if (ret)
+		return ret;
+	ret = image_open(args[0], &img);
 	if (ret)
 		return ret;
 	ret = image_may_attach(&img, opt);
 	if (!ret)
 		ret = dm_need_target();
 	if (!ret)
-		ret = check_name(name);
+		ret = check_no_device(name);
 	if (!ret)
 		ret = check_host(&img.host, opt->read_only);
 	if (!ret)

@@ -175,6 +175,8 @@ char *kmsg_finish(int fd, const char *word);
 
 /* ---- the actions ---- */
 
+char *attached_as(const struct host *host);
+
 enum result action_open(const struct options *opt, char **args);
 enum result action_close(const struct options *opt, char **args);
 enum result action_table(const struct options *opt, char **args);

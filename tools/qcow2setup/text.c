@@ -187,10 +187,6 @@ char *text_size(uint64_t bytes)
 		unit *= 1024;
 		i++;
 	}
-	if (bytes % unit == 0)
-		return xasprintf("%llu %ciB (%llu bytes)",
-				 (unsigned long long)(bytes / unit), units[i],
-				 (unsigned long long)bytes);
 	return xasprintf("%.1f %ciB (%llu bytes)", (double)bytes / unit,
 			 units[i], (unsigned long long)bytes);
 }
