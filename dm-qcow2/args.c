@@ -88,7 +88,7 @@ int dm_qcow2_parse_args(unsigned int argc, char **argv,
 		return -EINVAL;
 	}
 	if (argc > 1 && (kstrtouint(argv[1], 10, &n) || n != argc - 2)) {
-		*error = "The number of optional words is wrong";
+		*error = "Before the options comes how many words they are, e.g. '1 read_only'";
 		return -EINVAL;
 	}
 	argv += 2;

@@ -379,6 +379,17 @@ static struct dm_qcow2_host *first_user(struct dm_qcow2 *c, struct file *file,
 	return ERR_PTR(ret);
 }
 
+static char *why_not_claimed(int error, const char *path)
+{
+	if (error == -EBUSY)
+		return "The device is in use";
+	/* lookup_bdev()'s errors, and the one that older kernels make of them */
+	if (*path != '/' &&
+	    (error == -ENOENT || error == -ENOTBLK || error == -ENODEV))
+		return "The image must be an absolute path, or a block device as major:minor";
+	return "The device cannot be opened";
+}
+
 /* A block device: dm's claim for this table, and the node for the locks. */
 static int claim_device(struct dm_qcow2 *c, struct file *file, char **error)
 {
@@ -386,8 +397,7 @@ static int claim_device(struct dm_qcow2 *c, struct file *file, char **error)
 	int ret = dm_get_device(c->ti, c->args.path, mode, &c->dev);
 
 	if (ret) {
-		*error = ret == -EBUSY ? "The device is in use" :
-			"The device cannot be opened";
+		*error = why_not_claimed(ret, c->args.path);
 		return ret;
 	}
 	if (is_self(c, c->dev->bdev)) {
