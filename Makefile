@@ -8,9 +8,11 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 
 # The kernel to build the module for: the running one if its headers are here,
-# else the newest that has headers.
-KDIR ?= $(or $(wildcard /lib/modules/$(shell uname -r)/build),$(shell \
-	ls -d /lib/modules/*/build 2>/dev/null | sort -V | tail -n 1))
+# else the newest that has headers and is not made for debugging.
+RUNNING := $(shell uname -r)
+KDIR ?= $(or $(wildcard /lib/modules/$(RUNNING)/build),$(shell \
+	ls -d /lib/modules/*/build 2>/dev/null | grep -v debug | sort -V | \
+	tail -n 1))
 # Debian's include/config/kernel.release does not say what uname says.
 KREL = $(shell sed -n 's/.*UTS_RELEASE "\(.*\)"/\1/p' \
 	$(KDIR)/include/generated/utsrelease.h)
@@ -48,8 +50,8 @@ DEPS := bash build-essential pkg-config git python3 rsync cpio zstd xz-utils \
 	bc flex bison kmod procps util-linux ca-certificates \
 	linux-image-amd64 linux-headers-amd64 \
 	linux-image-6.12-amd64 linux-headers-6.12-amd64 linux-source-6.12 \
-	libelf-dev libssl-dev libdevmapper-dev libblkid-dev libjson-c-dev \
-	liburcu-dev libkeyutils-dev zlib1g-dev libzstd-dev libcryptsetup-dev \
+	libelf-dev libssl-dev libdevmapper-dev libjson-c-dev \
+	libkeyutils-dev zlib1g-dev libzstd-dev libcryptsetup-dev \
 	qemu-system-x86 qemu-system-data qemu-utils seabios ipxe-qemu \
 	busybox-static strace dmsetup cryptsetup-bin keyutils nbd-client fio \
 	e2fsprogs xfsprogs sparse codespell shellcheck clang \
@@ -68,6 +70,10 @@ deps: ## install the Debian packages that building and testing need
 module: ## dm-qcow2.ko for KDIR
 	@test -e "$(KDIR)/Makefile" || \
 		{ echo "No kernel headers found; try 'make deps'." >&2; false; }
+	$(if $(filter file,$(origin KDIR)),$(if \
+		$(wildcard /lib/modules/$(RUNNING)/build),,@echo "No headers\
+		for the running kernel $(RUNNING); building for $(KREL)\
+		(KDIR=... chooses another)." >&2))
 	@mkdir -p $(MODULE)/dm-qcow2
 	@flock $(MODULE)/.lock $(MAKE) --no-print-directory _module
 
@@ -94,9 +100,9 @@ WARNINGS := -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers 
 	-Wstrict-prototypes -Wundef -Wwrite-strings -Wvla $(if $(WERROR),-Werror)
 USER_CFLAGS = -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -g -pthread \
 	$(WARNINGS) -Idm-qcow2/core -MMD -MP
-USER_LIBS = $(shell pkg-config --libs liburcu) -lpthread
-TOOL_CFLAGS = $(shell pkg-config --cflags devmapper blkid json-c liburcu)
-TOOL_LIBS = $(shell pkg-config --libs devmapper blkid json-c) $(USER_LIBS)
+USER_LIBS = -lpthread
+TOOL_CFLAGS = $(shell pkg-config --cflags devmapper json-c)
+TOOL_LIBS = $(shell pkg-config --libs devmapper json-c) $(USER_LIBS)
 
 plain_FLAGS := -O2
 asan_FLAGS := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
@@ -168,7 +174,7 @@ $(foreach v,plain asan tsan,$(eval \
 AFTER_DEPS = $(MAKE) --no-print-directory -j$(shell nproc)
 
 .PHONY: test
-test: deps ## everything: check, unit, crash, stress, guest and demo
+test: deps ## everything: check, unit, crash, stress, tools, vm, guest, demo
 	@$(AFTER_DEPS) tools unit-programs crash-programs stress-programs \
 		functional-programs
 	@tests/run
@@ -203,15 +209,22 @@ VERSION = $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
 DKMS_SRC = $(DESTDIR)/usr/src/dm-qcow2-$(VERSION)
 
 .PHONY: install
-install: module tools ## install module, qcow2setup and its manual
+install: module install-tools ## install module, qcow2setup and documentation
 	$(MAKE) -C $(KDIR) M=$(abspath $(MODULE)) INSTALL_MOD_DIR=updates \
-		$(NO_KEY) $(if $(DESTDIR),INSTALL_MOD_PATH=$(abspath $(DESTDIR))) \
-		modules_install
+		$(NO_KEY) modules_install $(if $(DESTDIR), \
+		INSTALL_MOD_PATH=$(abspath $(DESTDIR)) DEPMOD=true)
 	$(if $(DESTDIR),,depmod $(KREL))
+
+DOC = $(DESTDIR)$(PREFIX)/share/doc/dm-qcow2
+
+.PHONY: install-tools
+install-tools: tools ## install qcow2setup and documentation, no module
 	install -D -m 755 $(BUILD)/qcow2setup \
 		$(DESTDIR)$(PREFIX)/sbin/qcow2setup
 	install -D -m 644 Documentation/qcow2setup.8 \
 		$(DESTDIR)$(PREFIX)/share/man/man8/qcow2setup.8
+	install -d $(DOC)
+	install -m 644 Documentation/*.rst $(DOC)/
 
 .PHONY: uninstall
 uninstall: ## remove what install has installed
@@ -219,6 +232,7 @@ uninstall: ## remove what install has installed
 	$(if $(DESTDIR),,depmod $(KREL))
 	rm -f $(DESTDIR)$(PREFIX)/sbin/qcow2setup
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man8/qcow2setup.8
+	rm -rf $(DOC)
 
 .PHONY: dkms-install
 dkms-install: ## put the module's sources where DKMS builds them
@@ -226,6 +240,11 @@ dkms-install: ## put the module's sources where DKMS builds them
 	rsync -rt --delete dkms.conf Kbuild dm-qcow2 COPYING $(DKMS_SRC)/
 	$(if $(DESTDIR),,dkms add -m dm-qcow2 -v $(VERSION))
 	$(if $(DESTDIR),,dkms install -m dm-qcow2 -v $(VERSION))
+
+.PHONY: dkms-uninstall
+dkms-uninstall: ## remove what dkms-install has installed
+	$(if $(DESTDIR),,dkms remove -m dm-qcow2 -v $(VERSION) --all)
+	rm -rf $(DKMS_SRC)
 
 .PHONY: clean
 clean: ## remove everything that was built
