@@ -77,7 +77,7 @@ set_up() {
 }
 
 tear_down() {
-	qemu-nbd -q -d /dev/nbd0
+	qemu-nbd -d /dev/nbd0
 	dmsetup remove file
 	dmsetup remove linear
 	dmsetup remove block
