@@ -84,7 +84,7 @@ test_files() {
 	local images=() options n
 
 	mkdir "$tmp/work"
-	rm -f "$dir"/*
+	rm -f "$dir"/[0-9]* # but lost+found
 	mapfile -t options < <(variants "$1")
 	for n in "${!options[@]}"; do
 		images+=("$dir/$n")
