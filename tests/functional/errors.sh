@@ -272,7 +272,7 @@ test_self() {
 	fails dmsetup load a --table "0 8192 qcow2 $mnt/guest/image"
 	kernel_says 'lies on the device'
 	fails dmsetup load a --table "0 1024 qcow2 /dev/mapper/a"
-	kernel_says 'own image|cannot be opened'
+	kernel_says 'own image|cannot be opened|in use'
 	# on another device it may lie there
 	dmsetup create b --table "0 8192 qcow2 $mnt/guest/image"
 	dd if=/dev/urandom of=/dev/mapper/b bs=64k count=16 oflag=direct conv=fsync
