@@ -12,9 +12,9 @@ source "$(dirname "$0")/lib.sh"
 # Small files and folders, some links, and a file of some size.
 make_tree() {
 	mkdir "$tmp/tree"
-	cp -r /usr/include/linux/{netfilter,usb,can,dvb} "$tmp/tree/"
-	head -c 20M /dev/urandom >"$tmp/tree/large"
-	truncate -s 30M "$tmp/tree/sparse"
+	cp -r /usr/include/linux/{usb,can,dvb} "$tmp/tree/"
+	head -c 6M /dev/urandom >"$tmp/tree/large"
+	truncate -s 9M "$tmp/tree/sparse"
 	echo end >>"$tmp/tree/sparse"
 	ln -s large "$tmp/tree/symlink"
 	ln "$tmp/tree/large" "$tmp/tree/hardlink"
@@ -41,7 +41,7 @@ fsck_of() {
 # now and then, and a new table comes.
 disturb() {
 	while [[ -e $tmp/work/copying ]]; do
-		sleep 0.3
+		sleep 0.5
 		dmsetup suspend a
 		dmsetup load a --table "$(dmsetup table a)"
 		dmsetup resume a

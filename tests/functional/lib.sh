@@ -42,7 +42,7 @@ try() {
 	[[ $name =~ $pattern ]] || return 0
 	count=$((count + 1))
 	read_log
-	dmesg -C
+	echo "$suite: test: $name" >/dev/kmsg
 	set +e
 	(
 		set -e
@@ -56,7 +56,10 @@ try() {
 		echo "not ok $name"
 		sed 's/^/# /' "$tmp/log"
 		echo "# exit status $status; kernel log:"
-		dmesg --notime | tail -n 30 | sed 's/^/# /'
+		dmesg --notime | awk -v mark="$suite: test: $name" '
+			$0 == mark { n = 0 } { line[n++] = $0 }
+			END { for (i = 1; i < n; i++) print "# " line[i] }' |
+			tail -n 30
 	else
 		echo "ok $name"
 		[[ ! ${V-} ]] || sed 's/^/# /' "$tmp/log"
@@ -152,16 +155,17 @@ background() {
 # processes, then what is mounted on mapped devices, then those, which may
 # stand on each other.
 clean_up() {
-	local name _
+	local name device where _
 
 	if [[ -e $tmp/background ]]; then
 		xargs -r kill <"$tmp/background"
 		rm "$tmp/background"
 	fi
 	for _ in 1 2 3; do
-		dmsetup ls | grep -q '^No devices' && break
-		awk '$1 ~ "^/dev/mapper/" { print $2 }' /proc/mounts | tac |
-			xargs -r -n 1 umount
+		compgen -G '/sys/block/dm-*' || break
+		while read -r device where _; do
+			[[ $device != /dev/mapper/* ]] || umount "$where"
+		done < <(tac /proc/mounts)
 		for name in $(dmsetup ls | awk '{ print $1 }'); do
 			dmsetup resume "$name"
 			dmsetup remove --retry "$name"
