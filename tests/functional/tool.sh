@@ -24,7 +24,7 @@ exits() {
 open_and_close() {
 	create "$image" 64M
 	qcow2setup open "$image" a
-	qcow2setup status a | grep -q "$image"
+	[[ $(qcow2setup status a) == *"$image"* ]]
 	qcow2setup status --json a | python3 -m json.tool >/dev/null
 	qcow2setup info a >/dev/null
 	exits 5 qcow2setup open "$image" a	# the name is taken

@@ -10,12 +10,26 @@ static char *make = "";
 module_param(make, charp, 0444);
 MODULE_PARM_DESC(make, "warning, oops or leak");
 
+/* A cache with a constructor is not merged with another of the same size. */
+static void construct(void *object)
+{
+}
+
+/*
+ * More than one object: the one that KFENCE takes as its sample is not in the
+ * cache's slabs, and so not missed when the cache goes.
+ */
 static void make_leak(void)
 {
-	struct kmem_cache *cache = kmem_cache_create("trouble", 100, 0, 0, NULL);
+	struct kmem_cache *cache;
+	int i;
 
-	if (cache && kmem_cache_alloc(cache, GFP_KERNEL))
-		kmem_cache_destroy(cache);
+	cache = kmem_cache_create("trouble", 100, 0, 0, construct);
+	if (!cache)
+		return;
+	for (i = 0; i < 16; i++)
+		kmem_cache_alloc(cache, GFP_KERNEL);
+	kmem_cache_destroy(cache);
 }
 
 static int __init trouble_init(void)
