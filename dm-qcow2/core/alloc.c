@@ -281,6 +281,7 @@ static int take(struct qcow2_image *img, u64 cluster, u64 nr, bool *fresh)
 	u32 index, i;
 	int ret;
 
+	*fresh = cluster >= a->fresh;
 	what = qcow2_overlap_find(img, cluster, nr);
 	if (what)
 		return qcow2_corrupt(img,
@@ -300,7 +301,6 @@ static int take(struct qcow2_image *img, u64 cluster, u64 nr, bool *fresh)
 	qcow2_cache_mark_dirty(img, blk);
 	qcow2_cache_put(img, blk);
 
-	*fresh = cluster >= a->fresh;
 	if (img->ops->growable)
 		a->fresh = max(a->fresh, cluster + nr);
 	a->end = max(a->end, cluster + nr);

@@ -194,7 +194,7 @@ static inline void *port_alloc(size_t size)
 	void *p;
 
 	/* aligned as kmalloc() aligns a power of two */
-	if (!is_power_of_2(size) || size < 512)
+	if (size < 512 || !is_power_of_2(size))
 		return malloc(size);
 	return posix_memalign(&p, size < 4096 ? size : 4096, size) ? NULL : p;
 }
@@ -335,7 +335,7 @@ static inline void synchronize_rcu(void)
 	pthread_rwlock_unlock(&port_rcu);
 }
 
-#define call_rcu(head, fn) do { synchronize_rcu(); (fn)(head); } while (0)
+void call_rcu(struct rcu_head *head, void (*fn)(struct rcu_head *head));
 
 static inline void hlist_add_head_rcu(struct hlist_node *n,
 				      struct hlist_head *h)
