@@ -654,12 +654,21 @@ static void open_ledger(void)
 		die("%s is of another device or number of jobs", opt.ledger);
 }
 
+static bool is_file(const char *path)
+{
+	struct stat st;
+
+	return !stat(path, &st) && S_ISREG(st.st_mode);
+}
+
 static void open_files(void)
 {
 	int flags = opt.read_only ? O_RDONLY : O_RDWR;
 	uint64_t size;
 
 	device_fd = open(opt.device, flags | O_DIRECT);
+	if (device_fd < 0 && errno == EINVAL && is_file(opt.device))
+		device_fd = open(opt.device, flags); /* an older tmpfs */
 	if (device_fd < 0)
 		die("%s", opt.device);
 	size = size_of(device_fd, opt.device);

@@ -14,8 +14,17 @@ cycles=5
 knob=/sys/kernel/config/nullb/cut
 disk=''
 
+# What a test that failed has left.
+clear_away() {
+	[[ -d $knob ]] || return 0
+	! mountpoint -q "$mnt/disk" || umount "$mnt/disk"
+	power_off
+	rmdir "$knob"
+}
+
 set_up_disk() {
 	modprobe null_blk nr_devices=0
+	clear_away
 	mkdir "$knob"
 	echo 1 >"$knob/memory_backed"
 	echo 400 >"$knob/size"

@@ -109,7 +109,7 @@ read_log() {
 	log=''
 	echo "$end" >/dev/kmsg
 	while ((SECONDS < deadline)); do
-		if ! read -r -u "$log_fd" more; then
+		if ! IFS= read -r -u "$log_fd" more; then
 			line+=$more
 			continue
 		fi
@@ -118,7 +118,8 @@ read_log() {
 		log+=${line#*;}$'\n'
 		line=''
 	done
-	fail "the kernel's log has stopped"
+	fail "the kernel's log has stopped; waited for \"$end\", have \"$line\" after" \
+		"$(tail -n 3 "$tmp/kmsg"); reader: $(ps -o pid=,stat=,wchan=,args= "$log_reader")"
 }
 
 # says REGEX: whatever its case.

@@ -59,6 +59,10 @@ ok() {
 	fi
 }
 
+silent() {
+	"$@" >/dev/null
+}
+
 both() {
 	"$1" "$2" && "$3" "$4"
 }
@@ -378,7 +382,7 @@ test_locks() {
 	run info plain.qcow2
 	ok "a writer has it" says 'in use by:           a writer'
 	ok "it can be attached later" says 'read-write, once it is free'
-	ok "QEMU's locks are left alone" qemu-img info -U plain.qcow2 >/dev/null
+	ok "QEMU's locks are left alone" silent qemu-img info -U plain.qcow2
 	release
 	hold qemu-nbd -r -f qcow2 -k "$tmp/socket" -t plain.qcow2
 	run info plain.qcow2
