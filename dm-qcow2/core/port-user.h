@@ -196,7 +196,7 @@ static inline void *port_alloc(size_t size)
 	/* aligned as kmalloc() aligns a power of two */
 	if (size < 512 || !is_power_of_2(size))
 		return malloc(size);
-	return posix_memalign(&p, size < 4096 ? size : 4096, size) ? NULL : p;
+	return posix_memalign(&p, min_t(size_t, size, 4096), size) ? NULL : p;
 }
 
 static inline void *port_zalloc(size_t size)
