@@ -55,7 +55,7 @@ DEPS := bash build-essential pkg-config git python3 rsync cpio zstd xz-utils \
 	qemu-system-x86 qemu-system-data qemu-utils seabios ipxe-qemu \
 	busybox-static strace dmsetup cryptsetup-bin keyutils nbd-client fio \
 	e2fsprogs xfsprogs sparse codespell shellcheck clang \
-	libclang-rt-14-dev
+	libclang-rt-14-dev coccinelle lcov
 
 .PHONY: deps
 deps: ## install the Debian packages that building and testing need
@@ -92,7 +92,11 @@ _module:
 #	$(BUILD)/plain		-O2		tools, crash tests
 #	$(BUILD)/asan		ASan and UBSan	unit tests
 #	$(BUILD)/tsan		TSan		stress tests
+#	$(BUILD)/cov		gcov		"make coverage"
+#
+# VARIANT=cov builds all tests in that one.
 
+VARIANT ?=
 WERROR ?=
 WARNINGS := -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers \
 	-Wcast-align -Wformat=2 -Winit-self -Wmissing-declarations \
@@ -108,6 +112,8 @@ plain_FLAGS := -O2
 asan_FLAGS := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
 	-fno-sanitize-recover=undefined
 tsan_FLAGS := -O1 -fno-omit-frame-pointer -fsanitize=thread
+cov_FLAGS := -O0 --coverage -fprofile-update=atomic
+VARIANTS := plain asan tsan cov
 
 CORE_SRCS := $(wildcard dm-qcow2/core/*.c)
 LIB_SRCS := $(wildcard tests/lib/*.c)
@@ -132,7 +138,7 @@ $$(BUILD)/$(1)/lib.a: $$(call objects,$(1),$$(LIB_SRCS))
 	$$(call say,AR,$$@)
 	$$(Q)rm -f $$@ && $$(AR) crs $$@ $$^
 endef
-$(foreach v,plain asan tsan,$(eval $(call variant,$(v))))
+$(foreach v,$(VARIANTS),$(eval $(call variant,$(v))))
 
 # --- the tools --------------------------------------------------------------
 
@@ -157,18 +163,23 @@ $$(BUILD)/tests/$(1)/%: $$(BUILD)/$(2)/tests/$(1)/%.o $$(BUILD)/$(2)/lib.a \
 		$$(BUILD)/$(2)/core.a
 	@mkdir -p $$(@D)
 	$$(call say,LD,$$@)
-	$$(Q)$$(CC) $$($(2)_FLAGS) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(USER_LIBS)
+	$$(Q)$$(CC) $$($(2)_FLAGS) $$(CFLAGS) $$(LDFLAGS) $$(EXTRA_LDFLAGS) -o $$@ $$^ \
+		$$(USER_LIBS)
 
 .PHONY: $(1)-programs
 $(1)-programs: $$($(1)_PROGRAMS)
 endef
-$(eval $(call programs,unit,asan))
-$(eval $(call programs,crash,plain))
-$(eval $(call programs,stress,tsan))
+$(eval $(call programs,unit,$(or $(VARIANT),asan)))
+$(eval $(call programs,crash,$(or $(VARIANT),plain)))
+$(eval $(call programs,stress,$(or $(VARIANT),tsan)))
 $(eval $(call programs,functional,plain))
-$(foreach v,plain asan tsan,$(eval \
+$(foreach v,$(VARIANTS),$(eval \
 	$(call objects,$(v),$(LIB_SRCS)): EXTRA_CFLAGS = -Itests/lib))
 .SECONDARY:
+
+# See tests/unit/allocs.h.
+$(BUILD)/tests/unit/check $(BUILD)/tests/unit/failures: \
+	EXTRA_LDFLAGS = -Wl,--wrap=malloc,--wrap=calloc,--wrap=posix_memalign
 
 # Headers and libraries may only come with deps, so make looks again after it.
 AFTER_DEPS = $(MAKE) --no-print-directory -j$(shell nproc)
@@ -180,8 +191,12 @@ test: deps ## everything: check, unit, crash, stress, tools, vm, guest, demo
 	@tests/run
 
 .PHONY: check
-check: deps ## sparse, W=1, kernel-doc, checkpatch, shellcheck, codespell
+check: deps ## sparse, coccicheck, clang, kernel-doc, checkpatch, and more
 	@tests/run check
+
+.PHONY: coverage
+coverage: deps ## what the tests reach of the core
+	@tests/coverage/run
 
 .PHONY: test-unit test-crash test-stress
 test-unit: unit-programs ## the core under ASan and UBSan
@@ -250,5 +265,4 @@ dkms-uninstall: ## remove what dkms-install has installed
 clean: ## remove everything that was built
 	rm -rf $(BUILD)
 
--include $(shell find $(BUILD)/plain $(BUILD)/asan $(BUILD)/tsan -name '*.d' \
-	2>/dev/null)
+-include $(shell find $(VARIANTS:%=$(BUILD)/%) -name '*.d' 2>/dev/null)
