@@ -54,7 +54,7 @@ DEPS := bash build-essential pkg-config git python3 rsync cpio zstd xz-utils \
 	libkeyutils-dev zlib1g-dev libzstd-dev libcryptsetup-dev \
 	qemu-system-x86 qemu-system-data qemu-utils seabios ipxe-qemu \
 	busybox-static strace dmsetup cryptsetup-bin keyutils nbd-client fio \
-	e2fsprogs xfsprogs sparse codespell shellcheck clang \
+	gnuplot-nox e2fsprogs xfsprogs sparse codespell shellcheck clang \
 	libclang-rt-14-dev coccinelle lcov
 
 .PHONY: deps
@@ -185,7 +185,7 @@ $(BUILD)/tests/unit/check $(BUILD)/tests/unit/failures: \
 AFTER_DEPS = $(MAKE) --no-print-directory -j$(shell nproc)
 
 .PHONY: test
-test: deps ## everything: check, unit, crash, stress, tools, vm, guest, demo
+test: deps ## everything: check, unit, crash, stress, tools, vm, guest, bench, demo
 	@$(AFTER_DEPS) tools unit-programs crash-programs stress-programs \
 		functional-programs
 	@tests/run
@@ -212,6 +212,14 @@ test-tools: tools ## qcow2setup, without a kernel module
 .PHONY: test-guest
 test-guest: tools functional-programs ## the module in a guest, on every kernel; TESTS=PATTERN
 	@tests/run guest
+
+.PHONY: bench
+bench: deps ## dm-qcow2 beside loop, dm-linear, qemu-nbd, dm-crypt; BENCH=PART
+	@tests/bench/run
+
+.PHONY: bench-check
+bench-check: deps ## no I/O takes more instructions than it did
+	@tests/run bench
 
 .PHONY: demo
 demo: deps ## see the module work, in a guest

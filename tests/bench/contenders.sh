@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2034,SC2154
+#
+# The contenders, sourced by guest.sh: how each is called, what it is compared
+# with, how it comes up and goes down. All files lie on one ext4 in memory, and
+# every disk is in memory: what is measured is software.
+
+declare -A base label device disk
+sectors=$((mib * 2048))
+
+# contender NAME BASE LABEL
+contender() {
+	base[$1]=$2
+	label[$1]=$3
+}
+
+# ram_disk NAME MIB: sets disk[NAME].
+ram_disk() {
+	local knob=/sys/kernel/config/nullb/$1
+
+	mkdir "$knob"
+	echo 1 >"$knob/memory_backed"
+	echo 0 >"$knob/irqmode"
+	echo "$2" >"$knob/size"
+	echo 1 >"$knob/power"
+	disk[$1]=/dev/$1
+	[[ -b ${disk[$1]} ]] || disk[$1]=/dev/nullb$(<"$knob/index")
+}
+
+no_ram_disk() {
+	echo 0 >"/sys/kernel/config/nullb/$1/power"
+	rmdir "/sys/kernel/config/nullb/$1"
+}
+
+# loop_device NAME OPTION...: of a raw file of that name; sets device[NAME].
+loop_device() {
+	local name=$1
+
+	shift
+	fill raw "$fs/$name"
+	device[$name]=$(losetup --find --show "$@" "$fs/$name")
+}
+
+contender loop loop 'raw file, loop, direct I/O'
+up_loop() {
+	loop_device loop --direct-io=on
+}
+down_loop() {
+	losetup -d "${device[loop]}"
+}
+
+# The whole file is in the page cache before anybody reads.
+contender buffered loop 'raw file, loop, page cache'
+up_buffered() {
+	loop_device buffered --direct-io=off
+	cat "$fs/buffered" >/dev/null
+}
+down_buffered() {
+	losetup -d "${device[buffered]}"
+}
+
+contender file loop 'qcow2 file, dm-qcow2'
+up_file() {
+	fill qcow2 "$fs/file"
+	dmsetup create file --table "0 $sectors qcow2 $fs/file"
+	device[file]=/dev/mapper/file
+}
+down_file() {
+	dmsetup remove file
+}
+
+contender nbd loop 'qcow2 file, qemu-nbd'
+up_nbd() {
+	fill qcow2 "$fs/nbd"
+	mkdir -p /run/lock # it wants that
+	qemu-nbd -c /dev/nbd0 -f qcow2 --aio=native --cache=none "$fs/nbd"
+	device[nbd]=/dev/nbd0
+	until (($(</sys/block/nbd0/size))); do
+		sleep 0.1
+	done
+}
+down_nbd() {
+	qemu-nbd -d /dev/nbd0 >/dev/null
+	while pidof qemu-nbd >/dev/null; do
+		sleep 0.1
+	done
+}
+
+contender crypt loop 'raw file, loop, dm-crypt'
+up_crypt() {
+	loop_device crypt --direct-io=on
+	below=${device[crypt]}
+	dmsetup create crypt --table "0 $sectors crypt aes-xts-plain64 \
+		$(printf '%064d%064d' 1 2) 0 $below 0"
+	device[crypt]=/dev/mapper/crypt
+}
+down_crypt() {
+	dmsetup remove crypt
+	losetup -d "$below"
+}
+
+contender linear linear 'raw device, dm-linear'
+up_linear() {
+	ram_disk linear "$mib"
+	fill raw "${disk[linear]}"
+	dmsetup create linear --table "0 $sectors linear ${disk[linear]} 0"
+	device[linear]=/dev/mapper/linear
+}
+down_linear() {
+	dmsetup remove linear
+	no_ram_disk linear
+}
+
+contender block linear 'qcow2 device, dm-qcow2'
+up_block() {
+	ram_disk block $((mib + mib / 8 + 8))
+	fill qcow2 "${disk[block]}"
+	dmsetup create block --table "0 $sectors qcow2 ${disk[block]}"
+	device[block]=/dev/mapper/block
+}
+down_block() {
+	dmsetup remove block
+	no_ram_disk block
+}
