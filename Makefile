@@ -178,7 +178,7 @@ $(foreach v,$(VARIANTS),$(eval \
 .SECONDARY:
 
 # See tests/unit/allocs.h.
-$(BUILD)/tests/unit/check $(BUILD)/tests/unit/failures: \
+$(addprefix $(BUILD)/tests/unit/,cache check failures): \
 	EXTRA_LDFLAGS = -Wl,--wrap=malloc,--wrap=calloc,--wrap=posix_memalign
 
 # Headers and libraries may only come with deps, so make looks again after it.

@@ -257,6 +257,155 @@ static void test_wrap_around(void)
 	fx_destroy(&f);
 }
 
+/* Free clusters between others, of which a write takes as many as there are. */
+static void test_holes(void)
+{
+	u64 i, hosts[8];
+	struct fixture f;
+	int ret = 0;
+
+	fx_make_on(&f, MEM_DEVICE, 256 << 10, &(struct mk_image){
+		.cluster_bits = 9, .size = 1 << 20 });
+	for (i = 0; i < 8; i++) {
+		must(mk_map(&f.be, i * CS, QCOW2_DATA, 1, &hosts[i]));
+		must(mk_set_l2(&f.be, i * CS, 0)); /* leaked */
+	}
+	for (i = 0; i < 8; i++)
+		must(mk_set_refcount(&f.be, hosts[i], i % 4 == 3));
+	fx_open(&f);
+	for (i = 0; !ret && i < 1 << 20; i += 5 * CS)
+		ret = fx_write(&f, i, 5 * CS, 1);
+	is_int(ret, -ENOSPC, "a full device");
+	must(qcow2_commit(f.img));
+	for (i = 0, ret = 0; i < 8; i++)
+		ret += mk_refcount(&f.be, hosts[i]) == 1;
+	is_int(ret, 8, "three clusters of five are taken where there are three");
+	fx_destroy(&f);
+}
+
+/* 64-bit refcounts: 64 clusters to a block, 4096 to a table of one cluster. */
+static void make_wide(struct fixture *f, enum mem_flavour flavour, u64 bytes)
+{
+	fx_make_on(f, flavour, bytes, &(struct mk_image){
+		.cluster_bits = 9, .refcount_order = 6, .size = 1 << 20 });
+}
+
+/* Between two blocks one is missing, and the last before it is full. */
+static void test_missing_block(void)
+{
+	u64 i, leaks, missing;
+	struct fixture f;
+	int ret = 0;
+
+	make_wide(&f, MEM_DEVICE, 256 * CS);
+	for (i = 48; i < 64; i++)
+		must(mk_set_refcount(&f.be, i * CS, 1)); /* leaked */
+	f.be.mk_end = 128 * CS;
+	must(mk_map(&f.be, 0, QCOW2_ZERO_ALLOC, 1, NULL));
+	missing = mem_be64(&f.be, 48) + 8;
+	is_int(mem_be64(&f.be, missing), 0, "a refcount block is missing");
+	fx_open(&f);
+	for (i = 0; !ret && i < 1 << 20; i += CS)
+		ret = fx_write(&f, i, CS, 1);
+	is_int(ret, -ENOSPC, "the device is filled");
+	is_int(fx_close(&f), 0, "close");
+	is_int(mem_be64(&f.be, missing), 64 * CS, "the block counts itself");
+	is_int(bad_refcounts(&f, &leaks), 0, "every reference is counted");
+	is_int(leaks, 16, "nothing has leaked");
+	fx_open(&f);
+	ok(fx_reads(&f, 0, i - CS, 1), "and all is there");
+	fx_destroy(&f);
+}
+
+/* Where a block would count itself there is a table that nothing counts. */
+static void test_uncounted_table(void)
+{
+	struct fixture f;
+	u64 table;
+
+	make_wide(&f, MEM_FILE, 0);
+	f.be.mk_end = 64 * CS;
+	must(mk_map(&f.be, 512 << 10, QCOW2_ZERO_ALLOC, 1, NULL));
+	table = fx_l1(&f, 16) & QCOW2_ENTRY_OFFSET;
+	is_int(table, 64 * CS, "an L2 table at the start of a block's range");
+	mem_set_be64(&f.be, mem_be64(&f.be, 48) + 8, 0);
+	fx_open(&f);
+	is_int(fx_write(&f, 0, 64 * CS, 1), -EUCLEAN, "whose block is missing");
+	ok(mem_has_msg(&f.be, "entry 1 is empty, but cluster 64 is part of") &&
+	   fx_corrupt_bit(&f), "is not written over");
+	fx_destroy(&f);
+}
+
+/* The same where the refcount table would move to. */
+static void test_table_in_the_way(void)
+{
+	struct fixture f;
+	int ret = 0;
+	u64 i;
+
+	make_wide(&f, MEM_FILE, 0);
+	f.be.mk_end = 4060 * CS;
+	must(mk_map(&f.be, 0, QCOW2_ZERO_ALLOC, 1, NULL));
+	mem_set_be64(&f.be, fx_l1_place(&f, 16), 4096 * CS | QCOW2_ENTRY_COPIED);
+	f.be.size = 4100 * CS;
+	fx_open(&f);
+	for (i = 0; !ret && i < 64 * CS; i += CS)
+		ret = fx_write(&f, i, CS, 1);
+	is_int(ret, -EUCLEAN, "an L2 table beyond the refcount table");
+	ok(mem_has_msg(&f.be, "beyond the refcount table, but hold metadata") &&
+	   fx_corrupt_bit(&f), "is not written over");
+	ok(stamp_is_zero(f.be.data + 4096 * CS), "and is as it was");
+	fx_destroy(&f);
+}
+
+/* A device with two clusters more than its refcount table reaches. */
+static void test_no_place_to_move(void)
+{
+	struct fixture f;
+	int ret = 0;
+	u64 i;
+
+	make_wide(&f, MEM_DEVICE, 4098 * CS);
+	f.be.mk_end = 4060 * CS;
+	must(mk_map(&f.be, 0, QCOW2_ZERO_ALLOC, 1, NULL));
+	fx_open(&f);
+	for (i = 0; !ret && i < 64 * CS; i += CS)
+		ret = fx_write(&f, i, CS, 1);
+	is_int(ret, 0, "no place for a larger refcount table: space below");
+	is_int(f.img->alloc.limit, 4096, "and none where the table ends");
+	is_int(mem_be32(&f.be, 56), 1, "it is where it was");
+	check(&f, "no place to move");
+	ok(fx_reads(&f, 0, i, 1), "and all is there");
+	fx_destroy(&f);
+}
+
+/* What was given back is used next, unless its refcount cannot be read. */
+static void test_recycled(void)
+{
+	struct qcow2_waiter waiter = { .wake = NULL };
+	struct qcow2_write w;
+	struct fixture f;
+	u64 i, host;
+
+	fx_make_on(&f, MEM_FILE, 0, &(struct mk_image){
+		.cluster_bits = 9, .size = 16 << 20 });
+	for (i = 0; i < 300; i++) /* far more than the cache holds */
+		must(mk_set_l2(&f.be, i * 64 * CS, 0));
+	fx_open_with(&f, 1);
+	must(qcow2_write_begin(f.img, 0, CS, &w, &waiter));
+	host = w.host;
+	is_int(qcow2_write_end(f.img, &w, -EIO), -EIO, "a write that fails");
+	must(qcow2_commit(f.img));
+	for (i = 300; i-- > 0;)
+		must(fx_read(&f, i * 64 * CS, CS));
+	mem_fail(&f.be, MEM_READ, 1, -EIO);
+	is_int(fx_write(&f, 0, CS, 1), -EIO, "a refcount block cannot be read");
+	is_int(fx_write(&f, 0, CS, 1), 0, "later it can");
+	is_int(fx_host(&f, 0), host, "and its cluster is used again");
+	check(&f, "recycled");
+	fx_destroy(&f);
+}
+
 /* A file and a device whose last cluster is not whole. */
 static void test_odd_sizes(void)
 {
@@ -312,6 +461,54 @@ static void test_lies(void)
 		ok(!n, "nothing was written over");
 		fx_destroy(&f);
 	}
+}
+
+/* A refcount block that has been read as an L2 table before. */
+static void test_block_is_table(void)
+{
+	struct fixture f;
+
+	fx_make(&f, 12, 4 << 20);
+	must(mk_map(&f.be, 0, QCOW2_DATA, 1, NULL));
+	mem_set_be64(&f.be, mem_be64(&f.be, 48) + 8,
+		     fx_l1(&f, 0) & QCOW2_ENTRY_OFFSET);
+	fx_open(&f);
+	is_int(fx_read(&f, 0, 512), 0, "an L2 table is read");
+	is_int(fx_write(&f, 0, 512, 1), -EUCLEAN, "and is a refcount block, too");
+	ok(mem_has_msg(&f.be, "refcount table: entry 1 names a block at"),
+	   "the message says so");
+	is_int(fx_read(&f, 0, 512), 0, "it can still be read");
+	fx_destroy(&f);
+}
+
+/* Two entries name one cluster, which is counted once, and is a table by now. */
+static void test_freed_twice(void)
+{
+	struct fixture f;
+	u64 host;
+	int epoch;
+
+	fx_make(&f, 12, 4 << 20);
+	must(mk_map(&f.be, 0, QCOW2_DATA, 1, &host));
+	must(mk_set_l2(&f.be, 0, host));
+	must(mk_set_l2(&f.be, 4096, host));
+	fx_open(&f);
+	must(fx_write(&f, 0, 4096, 1));
+	must(qcow2_commit(f.img));
+	epoch = port_epoch_enter(&f.img->epoch);
+	must(fx_write(&f, 4096, 4096, 1));
+	must(qcow2_commit(f.img));
+	must(fx_write(&f, 2 << 20, 512, 1));
+	port_epoch_exit(&f.img->epoch, epoch);
+	must(qcow2_commit(f.img));
+	is_int(fx_l1(&f, 1) & QCOW2_ENTRY_OFFSET, host,
+	       "a cluster that was freed is a table");
+	ok(mem_has_msg(&f.be, "held data and is part of") && fx_corrupt_bit(&f),
+	   "and is not freed again");
+	is_int(mk_refcount(&f.be, host), 1, "it stays counted");
+	ok(fx_reads(&f, 2 << 20, 512, 1) && fx_reads(&f, 0, 8192, 1),
+	   "and all is there");
+	fx_destroy(&f);
 }
 
 /* Cluster 0 is never handed out, not even on a second round. */
@@ -438,8 +635,16 @@ int main(void)
 	test_no_space_file();
 	test_no_space_to_move();
 	test_wrap_around();
+	test_recycled();
+	test_holes();
+	test_missing_block();
+	test_uncounted_table();
+	test_table_in_the_way();
+	test_no_place_to_move();
 	test_odd_sizes();
 	test_lies();
+	test_block_is_table();
+	test_freed_twice();
 	test_header_cluster();
 	test_empty_entry_0();
 	test_all_orders();

@@ -11,6 +11,7 @@
 /* Allocations number [at, at + count), counted from 1 while armed, fail. */
 static struct {
 	bool armed;	/* a call of the core is under way */
+	void (*hook)(void); /* called once, before the next allocation */
 	u64 seen;
 	u64 at, count;	/* at 0: none */
 } allocs;
@@ -24,8 +25,14 @@ static inline void allocs_fail(u64 at, u64 count)
 
 static inline bool alloc_fails(void)
 {
+	void (*hook)(void) = allocs.hook;
+
 	if (!allocs.armed)
 		return false;
+	if (hook) {
+		allocs.hook = NULL;
+		hook();
+	}
 	allocs.seen++;
 	return allocs.at && allocs.seen >= allocs.at &&
 		allocs.seen - allocs.at < allocs.count;

@@ -3,6 +3,7 @@
  * The cache of metadata: its bound, eviction, waiters for a load, kinds; and
  * large work with the smallest cache there is.
  */
+#include "allocs.h"
 #include "fixture.h"
 
 #include <unistd.h>
@@ -244,6 +245,111 @@ static void test_drop_pinned(void)
 	fx_destroy(&f);
 }
 
+static u64 bad_sector;
+
+static int fail_sector(struct membackend *be, enum mem_kind kind, u64 offset,
+		       u64 len)
+{
+	return kind == MEM_READ && offset <= bad_sector &&
+		bad_sector < offset + len ? -EIO : 0;
+}
+
+/* What is read along with a block does not make it fail. */
+static void test_bad_sector(void)
+{
+	struct qcow2_mapping m;
+	struct fixture f;
+	u64 i, good = 0;
+
+	fx_make(&f, 16, 512 << 20);
+	must(mk_map(&f.be, 0, QCOW2_DATA, 1, NULL));
+	fx_open(&f);
+	bad_sector = (fx_l1(&f, 0) & QCOW2_ENTRY_OFFSET) + 3 * 4096 + 512;
+	f.be.hook = fail_sector;
+	for (i = 0; i < 16; i++)
+		good += qcow2_map(f.img, i * (512ull << 16), 512, &m) ==
+			(i == 3 ? -EIO : 0);
+	is_int(good, 16, "of 16 slices the bad one cannot be read");
+	is_int(qcow2_mode(f.img), QCOW2_READ_WRITE, "which is no damage");
+	f.be.hook = NULL;
+	is_int(qcow2_map(f.img, 3 * (512ull << 16), 512, &m), 0,
+	       "and is tried again");
+	fx_destroy(&f);
+}
+
+static struct fixture *raced;
+
+static void load_first(void)
+{
+	struct qcow2_mapping m;
+
+	must(qcow2_map(raced->img, 0, 512, &m));
+}
+
+static void load_other(void)
+{
+	u64 table = fx_l1(raced, 0) & QCOW2_ENTRY_OFFSET;
+	struct qcow2_block *blk;
+
+	must(qcow2_cache_get(raced->img, QCOW2_BLOCK_REF, table, table, 0, &blk));
+	qcow2_cache_put(raced->img, blk);
+}
+
+/* While one makes room for a block, another loads it. */
+static void test_race(void)
+{
+	struct qcow2_mapping m;
+	struct fixture f;
+	u64 reads, table;
+
+	fx_make(&f, 12, 8 << 20);
+	must(mk_map(&f.be, 0, QCOW2_DATA, 1, NULL));
+	fx_open(&f);
+	reads = f.be.seen[MEM_READ];
+	raced = &f;
+	allocs.hook = load_first;
+	allocs.armed = true;
+	is_int(qcow2_map(f.img, 0, 512, &m), 0, "two load a block");
+	allocs.armed = false;
+	ok(!allocs.hook && f.be.seen[MEM_READ] == reads + 1,
+	   "and it is read once");
+	is_int(f.img->cache.nr_blocks, 2, "and is there once");
+	table = fx_l1(&f, 0) & QCOW2_ENTRY_OFFSET;
+	qcow2_cache_drop(f.img, table, 4096);
+	allocs.hook = load_other;
+	allocs.armed = true;
+	is_int(qcow2_map(f.img, 0, 512, &m), -EUCLEAN, "or as something else");
+	allocs.armed = false;
+	fx_destroy(&f);
+}
+
+/* Without memory for what could be read along, less is. */
+static void test_window_memory(void)
+{
+	struct qcow2_mapping m;
+	struct fixture f;
+	u64 n, bad = 0, fewer = 0;
+
+	fx_make(&f, 16, 512 << 20);
+	must(mk_map(&f.be, 0, QCOW2_DATA, 1, NULL));
+	for (n = 1; n < 40; n++) {
+		int ret;
+
+		fx_open(&f);
+		allocs_fail(n, n % 2 ? 1 : U64_MAX);
+		allocs.armed = true;
+		ret = qcow2_map(f.img, 0, 512, &m);
+		allocs.armed = false;
+		bad += ret && ret != -ENOMEM;
+		fewer += !ret && f.img->cache.nr_blocks < 17;
+		fx_close(&f);
+	}
+	allocs_fail(0, 0);
+	ok(!bad && fewer > 20, "of %llu reads that lack memory, %llu read less",
+	   (unsigned long long)n - 1, (unsigned long long)fewer);
+	fx_destroy(&f);
+}
+
 /* 64 KiB clusters: one read brings the whole table. */
 static void test_window(void)
 {
@@ -273,5 +379,8 @@ int main(void)
 	test_kinds();
 	test_drop_pinned();
 	test_window();
+	test_bad_sector();
+	test_race();
+	test_window_memory();
 	return tap_end();
 }

@@ -298,6 +298,31 @@ static void test_refcounts(void)
 	mem_destroy(&i.f.be);
 }
 
+/* A large file with little in it, and compressed data at its very end. */
+static void test_sparse(void)
+{
+	u64 far = 5000 * CS, host;
+	struct findings *s;
+	struct fixture f;
+
+	fx_make(&f, 12, 4 << 20);
+	must(mk_set_refcount(&f.be, far, 1));
+	f.be.size = 8192 * CS;
+	s = check(&f);
+	ok(!s->ret && !s->chk.errors && s->chk.leaks == 1,
+	   "one leak among many clusters");
+	must(mk_set_refcount(&f.be, far, 0));
+	is_clean(&f, "a refcount block that counts nothing");
+	f.be.size = f.be.mk_end;
+	must(mk_set_l2(&f.be, 0, 0));
+	must(mk_cluster(&f.be, 1, &host));
+	must(mk_set_refcount(&f.be, host + CS, 1));
+	must(mk_set_l2(&f.be, 0, QCOW2_ENTRY_COMPRESSED | 1ull << 58 |
+		       (host + CS - 512)));
+	is_clean(&f, "compressed data that ends beyond the file");
+	mem_destroy(&f.be);
+}
+
 static void test_features(void)
 {
 	struct fixture f;
@@ -352,18 +377,18 @@ static void test_features(void)
 
 static void test_no_image(void)
 {
-	struct findings *s;
+	struct qcow2_check silent = { .report = NULL };
 	struct fixture f;
 
 	memset(&f, 0, sizeof(f));
 	mem_init(&f.be, MEM_FILE, 0);
-	s = check(&f);
-	is_int(s->ret, -EINVAL, "an empty file is no image");
+	is_int(check(&f)->ret, -EINVAL, "an empty file is no image");
 	mem_destroy(&f.be);
 	fx_make(&f, 12, 4 << 20);
 	must(mk_set_refcount(&f.be, 0, 5));
-	is_int(qcow2_check(f.be.ops, &f.be, &s->chk, &f.err), 0,
+	is_int(qcow2_check(f.be.ops, &f.be, &silent, &f.err), 0,
 	       "a check without words");
+	is_int(silent.leaks, 1, "counts all the same");
 	mem_destroy(&f.be);
 }
 
@@ -417,6 +442,7 @@ int main(void)
 	test_snapshots();
 	test_bitmaps();
 	test_refcounts();
+	test_sparse();
 	test_features();
 	test_no_image();
 	test_long_header();

@@ -28,6 +28,7 @@ struct world {
 	struct mk_image image;
 	u64 far;		/* guest offset of the second half */
 	u64 end;		/* of the used part, 0: anywhere */
+	u64 tables;		/* more L2 tables, after the second half */
 };
 
 /* What fails: an allocation if @kind is MEM_KINDS. */
@@ -149,10 +150,16 @@ static void map_data(struct life *l, u64 block, u64 refcount)
 	}
 }
 
+static u64 table_guest(const struct world *w, u64 i)
+{
+	return 2 * w->far + (i << (2 * w->image.cluster_bits - 3));
+}
+
 /* An image with everything that a write can meet. */
 static void give_birth(struct life *l, const struct world *w)
 {
 	struct fixture *f = &l->f;
+	u64 i;
 
 	fx_make_on(f, w->flavour, w->bytes, &w->image);
 	if (w->end)
@@ -166,6 +173,18 @@ static void give_birth(struct life *l, const struct world *w)
 	must(mk_map(&f->be, 3 * f->cs, QCOW2_ZERO, 1, NULL));
 	must(mk_map(&f->be, 4 * f->cs, QCOW2_ZERO_ALLOC, 2, NULL));
 	map_data(l, 5 * f->cs / 512, 2);
+	for (i = 0; i < w->tables; i++)
+		must(mk_set_l2(&f->be, table_guest(w, i), 0));
+}
+
+/* Reads so much that what is not dirty is not in memory any more. */
+static void wander(struct life *l)
+{
+	u8 buf[512];
+	u64 i;
+
+	for (i = 0; i < l->world->tables; i++)
+		CORE(l, guest_read(l->f.img, table_guest(l->world, i), buf, 512));
 }
 
 static void live(struct life *l)
@@ -177,10 +196,13 @@ static void live(struct life *l)
 		put(l, i * per, 1, false);
 	look(l, 0, HALF);
 	sync(l);
+	wander(l);
 	put(l, HALF, 1, false);
 	put(l, HALF + 4 * per, 2 * per, false);
 	put(l, 5 * per + per - 1, 2, true);
 	sync(l);
+	wander(l);
+	put(l, 8 * per, min(60 * per, HALF - 8 * per), false);
 	for (i = 8 * per; i + 3 * per <= HALF; i += 3 * per)
 		put(l, i, 3 * per, false);
 	sync(l);
@@ -253,11 +275,13 @@ static bool play(const struct world *w, const struct failure *fail, u64 *bad)
 static const struct world worlds[] = {
 	{ "512-byte clusters, the refcount table moves", MEM_FILE, 0,
 	  { .cluster_bits = 9, .refcount_order = 6, .size = 256 << 10,
-	    .autoclear = 1 << 7 }, 64 << 10, (2 << 20) - 64 * 512 },
+	    .autoclear = 1 << 7 }, 64 << 10, (2 << 20) - 124 * 512, 0 },
 	{ "4-KiB clusters", MEM_FILE, 0,
-	  { .cluster_bits = 12, .size = 4 << 20 }, 2 << 20, 0 },
+	  { .cluster_bits = 12, .size = 4 << 20 }, 2 << 20, 0, 0 },
 	{ "512-byte clusters on a device", MEM_DEVICE, 1 << 20,
-	  { .cluster_bits = 9, .size = 256 << 10 }, 64 << 10, 0 },
+	  { .cluster_bits = 9, .size = 256 << 10 }, 64 << 10, 0, 0 },
+	{ "more tables than the cache holds", MEM_FILE, 0,
+	  { .cluster_bits = 9, .size = 4 << 20 }, 64 << 10, 0, 100 },
 };
 
 static const struct {

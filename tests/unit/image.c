@@ -468,6 +468,36 @@ static void test_modes(void)
 	fx_destroy(&f);
 }
 
+static u64 bad_from, bad_to;
+
+static int fail_range(struct membackend *be, enum mem_kind kind, u64 offset,
+		      u64 len)
+{
+	return kind == MEM_READ && offset + len > bad_from && offset < bad_to ?
+		-EIO : 0;
+}
+
+/* An L1 table of 2 MiB, of which the second half cannot be read for a while. */
+static void test_large_l1(void)
+{
+	struct fixture f;
+	u64 far = 6ull << 30;
+
+	fx_make(&f, 9, 8ull << 30);
+	bad_from = fx_l1_place(&f, 0) + (1 << 20);
+	bad_to = bad_from + (1 << 20);
+	f.be.hook = fail_range;
+	fx_open(&f);
+	is_int(fx_read(&f, 0, 512), 0, "the first part of a large L1 table");
+	is_int(fx_read(&f, far, 512), -EIO, "the second cannot be read");
+	is_int(fx_write(&f, 0, 512, 1), -EIO, "nor can the image be activated");
+	is_int(qcow2_mode(f.img), QCOW2_READ_WRITE, "the mode stays");
+	f.be.hook = NULL;
+	is_int(fx_write(&f, far, 512, 1), 0, "later it can");
+	ok(fx_reads(&f, far, 512, 1) && fx_reads(&f, 0, 512, 0), "all of it");
+	fx_destroy(&f);
+}
+
 int main(void)
 {
 	test_nothing_written();
@@ -481,6 +511,7 @@ int main(void)
 	test_no_autoclear();
 	test_autoclear_error();
 	test_activation_retry();
+	test_large_l1();
 	test_corrupt_bit();
 	test_corrupt_v2();
 	test_corrupt_bit_error();

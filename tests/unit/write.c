@@ -331,6 +331,42 @@ static void test_shared_table(void)
 	fx_destroy(&f);
 }
 
+/*
+ * Two L1 entries name one table, which is counted once. It is freed when it is
+ * copied for the first, becomes the table of a third, and is freed again when
+ * it is copied for the second.
+ */
+static void test_table_of_two(void)
+{
+	struct qcow2_waiter waiter = { .wake = NULL };
+	u64 covers = 64 * 512, table;
+	struct qcow2_write w;
+	struct fixture f;
+
+	fx_make(&f, 9, 4 * covers);
+	must(mk_set_l2(&f.be, 0, 0));
+	table = fx_l1(&f, 0) & QCOW2_ENTRY_OFFSET;
+	mem_set_be64(&f.be, fx_l1_place(&f, 0), table);
+	mem_set_be64(&f.be, fx_l1_place(&f, 1), table);
+	fx_open(&f);
+	must(fx_write(&f, 0, 512, 1));
+	must(qcow2_commit(f.img));
+	must(qcow2_commit(f.img));
+	must(qcow2_write_begin(f.img, 2 * covers, 512, &w, &waiter));
+	is_int(w.slice->offset, table, "a table with two names is used again");
+	must(fx_write(&f, covers, 512, 1));
+	must(qcow2_commit(f.img));
+	must(fx_write(&f, 2 * covers + 512, 512, 1));
+	must(qcow2_commit(f.img));
+	is_int(qcow2_write_end(f.img, &w, 0), -EUCLEAN,
+	       "and freed under its new user");
+	ok(mem_has_msg(&f.be, "L2 table 2 was freed while it was in use") &&
+	   fx_corrupt_bit(&f), "who says so");
+	ok(fx_reads(&f, 0, 512, 1) && fx_reads(&f, covers, 512, 1),
+	   "the others are all right");
+	fx_destroy(&f);
+}
+
 static void test_compressed(void)
 {
 	struct fixture f;
@@ -482,6 +518,7 @@ int main(void)
 	test_abort();
 	test_table_errors();
 	test_shared_table();
+	test_table_of_two();
 	test_compressed();
 	test_two_writers();
 	test_aborted_writer();
