@@ -195,8 +195,8 @@ check: deps ## sparse, coccicheck, clang, kernel-doc, checkpatch, and more
 	@tests/run check
 
 .PHONY: coverage
-coverage: deps ## what the tests reach of the core
-	@tests/coverage/run
+coverage: deps ## what the tests reach of the core, and suites of the module
+	@tests/coverage/run core
 
 .PHONY: test-unit test-crash test-stress
 test-unit: unit-programs ## the core under ASan and UBSan
