@@ -82,13 +82,16 @@ down() {
 
 # What fio is to do in the given rounds: in each, one workload after the other,
 # and for each workload one contender after the other, in rotating order. The
-# warm-up takes half the time. Writing ends with a flush, whose time counts.
+# warm-up takes half the time. Writing ends with a flush, whose time counts. The
+# buffers get huge pages, or an I/O would have more pieces in one job than in the
+# next.
 job_file() {
 	local round workload i name n=${#contenders[@]}
 	local rw bs depth all_msec=$msec msec
 
 	printf '%s\n' '[global]' ioengine=libaio direct=1 thread=1 stonewall \
-		gtod_reduce=1 norandommap=1 randseed=1 end_fsync=1
+		gtod_reduce=1 norandommap=1 randseed=1 end_fsync=1 \
+		iomem_align=2M
 	for round; do
 		msec=$((round ? all_msec : all_msec / 2))
 		for workload in "${workloads[@]}"; do
