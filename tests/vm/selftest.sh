@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # The suite of the guest: does tests/vm/run tell what happened in there?
-# Runs on the host; each test is a boot of some ten seconds.
+# Runs on the host; each test is a boot, of some ten seconds on a stock kernel.
 
 set -euo pipefail
 
 if [[ ${1-} == --help ]]; then
-	echo "Usage: tests/vm/selftest.sh; prints TAP"
+	cat <<-EOF
+	Usage: tests/vm/selftest.sh [debug | kcsan]
+
+	Prints TAP. With an argument, only what those kernels have to find.
+	EOF
 	exit
 fi
 
@@ -129,19 +133,64 @@ test_panic() {
 	ok "panic: output until then" is "$(cat "$tmp/stdout")" before
 }
 
-# What a module does wrong that only the kernel's log tells.
-test_trouble() {
-	local kernel=$1 what=$2 words=$3 krel
+# make_trouble KERNEL WHAT...: what a module does wrong that only the kernel
+# tells.
+make_trouble() {
+	local kernel=$1 kdir
 
-	krel=$(sed -n "s/^$kernel = //p" "$tmp/releases")
-	mkdir "$tmp/$what"
-	cp trouble/* "$tmp/$what/"
-	make -s -C "/lib/modules/$krel/build" M="$tmp/$what" modules \
+	shift
+	case $kernel in
+	debug | kcsan) kdir=$(./build-kernel "$kernel") ;;
+	*) kdir=/lib/modules/$(sed -n "s/^$kernel = //p" "$tmp/releases")/build ;;
+	esac
+	rm -rf "$tmp/trouble"
+	cp -r trouble "$tmp/trouble"
+	make -s -C "$kdir" M="$tmp/trouble" modules \
 		CONFIG_DEBUG_INFO_BTF_MODULES= >&2
-	guest -k "$kernel" -- \
-		sh -c "insmod $tmp/$what/trouble.ko make=$what; sleep 1"
-	ok "$what: 125" is "$status" 125
-	ok "$what: the kernel's words" says "$words" stderr
+	# shellcheck disable=SC2016 # for the guest
+	guest -k "$kernel" -- sh -c '
+		cd "$1"
+		shift
+		for what; do
+			[ ! -e /sys/module/trouble ] || rmmod trouble
+			insmod trouble.ko make=$what
+			sleep 1
+		done' - "$tmp/trouble" "$@"
+	ok "$kernel: $*: 125" is "$status" 125
+}
+
+test_trouble() {
+	make_trouble "$1" "$2"
+	ok "$1: $2: the kernel's words" says "$3" stderr
+}
+
+# What does not end the guest.
+test_reports() {
+	make_trouble debug sleep inversion lost
+	ok "debug: sleeping while atomic" \
+		says 'BUG: sleeping function called from invalid' stderr
+	ok "debug: lock inversion" says 'possible circular locking' stderr
+	ok "debug: lost memory" says 'unreferenced object' stderr
+	ok "debug: who lost it" says 'make_lost.*\[trouble\]' stderr
+}
+
+test_gcov() {
+	guest -k debug -g -o "$tmp/out-gcov" -- true
+	ok "-g: exit status" is "$status" 0
+	ok "-g: counters" test -s "$tmp/out-gcov/gcov/dm-qcow2/target.gcda"
+}
+
+test_debug() {
+	test_trouble debug shift 'UBSAN: shift-out-of-bounds'
+	test_trouble debug list 'list_del corruption'
+	test_gcov
+}
+
+test_kcsan() {
+	test_trouble kcsan race 'BUG: KCSAN: data-race in .*race'
+	guest -k kcsan -- true
+	ok "kcsan: exit status" is "$status" 0
+	ok "kcsan: races of others do not count" is "$(cat "$tmp/stderr")" ''
 }
 
 test_device_left() {
@@ -152,15 +201,22 @@ test_device_left() {
 	ok "device left: its name" says 'devices left: forgotten' stderr
 }
 
-for kernel in 6.12 6.1; do
-	test_command $kernel
-done
-test_icount
-test_time_limit
-test_panic
-test_trouble 6.1 warning 'WARNING: .* trouble_init'
-test_trouble 6.12 oops 'Kernel panic'
-test_trouble 6.12 leak 'Objects remaining|still has objects'
-test_device_left
+case ${1-} in
+debug) test_debug ;;
+kcsan) test_kcsan ;;
+*)
+	for kernel in 6.12 6.1; do
+		test_command $kernel
+	done
+	test_icount
+	test_time_limit
+	test_panic
+	test_trouble 6.1 warning 'WARNING: .* trouble_init'
+	test_trouble 6.12 oops 'Kernel panic'
+	test_trouble 6.12 leak 'Objects remaining|still has objects'
+	test_device_left
+	test_trouble debug use-after-free 'BUG: KASAN: (slab-)?use-after-free'
+	test_reports ;;
+esac
 echo "1..$count"
 ((failed == 0))
