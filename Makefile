@@ -8,11 +8,10 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 
 # The kernel to build the module for: the running one if its headers are here,
-# else the newest that has headers and is not made for debugging.
+# else the newest that has headers.
 RUNNING := $(shell uname -r)
 KDIR ?= $(or $(wildcard /lib/modules/$(RUNNING)/build),$(shell \
-	ls -d /lib/modules/*/build 2>/dev/null | grep -v debug | sort -V | \
-	tail -n 1))
+	ls -d /lib/modules/*/build 2>/dev/null | sort -V | tail -n 1))
 # Debian's include/config/kernel.release does not say what uname says.
 KREL = $(shell sed -n 's/.*UTS_RELEASE "\(.*\)"/\1/p' \
 	$(KDIR)/include/generated/utsrelease.h)
@@ -46,7 +45,7 @@ help: ## this list
 
 # --- what Debian has to provide ---------------------------------------------
 
-DEPS := bash build-essential pkg-config git python3 rsync cpio zstd xz-utils \
+DEPS := bash build-essential pkg-config git python3 rsync cpio zstd lz4 xz-utils \
 	bc flex bison kmod procps util-linux ca-certificates \
 	linux-image-amd64 linux-headers-amd64 \
 	linux-image-6.12-amd64 linux-headers-6.12-amd64 linux-source-6.12 \
@@ -185,7 +184,7 @@ $(addprefix $(BUILD)/tests/unit/,cache check failures): \
 AFTER_DEPS = $(MAKE) --no-print-directory -j$(shell nproc)
 
 .PHONY: test
-test: deps ## everything: check, unit, crash, stress, tools, vm, guest, bench, demo
+test: deps ## everything: check, unit, crash, stress, tools, vm, guest, debug, ...
 	@$(AFTER_DEPS) tools unit-programs crash-programs stress-programs \
 		functional-programs
 	@tests/run
@@ -212,6 +211,13 @@ test-tools: tools ## qcow2setup, without a kernel module
 .PHONY: test-guest
 test-guest: tools functional-programs ## the module in a guest, on every kernel; TESTS=PATTERN
 	@tests/run guest
+
+.PHONY: test-debug test-kcsan
+test-debug: deps ## all suites of the guest on a kernel with KASAN, lockdep and more
+test-kcsan: deps ## all suites of the guest on a kernel with KCSAN
+test-debug test-kcsan: test-%:
+	@$(AFTER_DEPS) tools functional-programs
+	@tests/run $*-all
 
 .PHONY: bench
 bench: deps ## dm-qcow2 beside loop, dm-linear, qemu-nbd, dm-crypt; BENCH=PART
