@@ -195,7 +195,7 @@ check: deps ## sparse, coccicheck, clang, kernel-doc, checkpatch, and more
 
 .PHONY: coverage
 coverage: deps ## what the tests reach of the core, and suites of the module
-	@tests/coverage/run core
+	@tests/coverage/run
 
 .PHONY: test-unit test-crash test-stress
 test-unit: unit-programs ## the core under ASan and UBSan
