@@ -21,6 +21,11 @@ start_io() {
 	run_io a -j 4 -t "$1" >"$tmp/io.log" 2>&1 &
 	io=$!
 	echo $io >>"$tmp/background"
+	until_ok 30 is_open
+}
+
+is_open() {
+	[[ $(dmsetup info -c --noheadings -o open a) != 0 ]]
 }
 
 end_io() {
@@ -125,8 +130,7 @@ test_suspend() {
 test_remove() {
 	new_image
 	attach a "$image"
-	start_io 2
-	sleep 0.3
+	start_io 5
 	fails dmsetup remove a
 	end_io
 	start_io 2
