@@ -103,7 +103,7 @@ WARNINGS := -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers 
 	-Wstrict-prototypes -Wundef -Wwrite-strings -Wvla $(if $(WERROR),-Werror)
 USER_CFLAGS = -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -g -pthread \
 	$(WARNINGS) -Idm-qcow2/core -MMD -MP
-USER_LIBS = -lpthread
+USER_LIBS = -lz -lzstd -lpthread
 TOOL_CFLAGS = $(shell pkg-config --cflags devmapper json-c)
 TOOL_LIBS = $(shell pkg-config --libs devmapper json-c) $(USER_LIBS)
 

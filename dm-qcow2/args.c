@@ -5,23 +5,142 @@
  *
  *	<image> [<#opt_params> <opt_params>]
  */
+#include <linux/slab.h>
+#include <linux/string_helpers.h>
+
 #include "dm-qcow2.h"
+
+struct parse {
+	struct dm_qcow2_args *args;
+	char **error;
+};
 
 struct option {
 	const char *name;
 	unsigned int words;	/* with its own */
-	const char *missing;	/* what is not supported yet, or NULL */
+	int (*set)(struct parse *p, char **argv);	/* NULL: not there yet */
 };
 
+static int wrong(struct parse *p, char *why)
+{
+	*p->error = why;
+	return -EINVAL;
+}
+
+static int twice(struct parse *p)
+{
+	return wrong(p, "An option is given twice");
+}
+
+static int set_read_only(struct parse *p, char **argv)
+{
+	if (p->args->read_only)
+		return twice(p);
+	p->args->read_only = true;
+	return 0;
+}
+
+static int set_no_discard_passdown(struct parse *p, char **argv)
+{
+	if (p->args->no_discard_passdown)
+		return twice(p);
+	p->args->no_discard_passdown = true;
+	return 0;
+}
+
+static int set_sector_size(struct parse *p, char **argv)
+{
+	struct dm_qcow2_args *args = p->args;
+
+	if (args->has_sector_size)
+		return twice(p);
+	args->has_sector_size = true;
+	if (kstrtou32(argv[1], 10, &args->sector_size) ||
+	    (args->sector_size != 512 && args->sector_size != 4096))
+		return wrong(p, "Option 'sector_size' must be 512 or 4096");
+	return 0;
+}
+
+static int set_cache_bytes(struct parse *p, char **argv)
+{
+	struct dm_qcow2_args *args = p->args;
+
+	if (args->cache_bytes)
+		return twice(p);
+	if (kstrtou64(argv[1], 10, &args->cache_bytes) || !args->cache_bytes)
+		return wrong(p, "Option 'cache_bytes' must be a number of bytes, at least 1");
+	return 0;
+}
+
+static char *unescape(const char *word)
+{
+	char *path = kstrdup(word, GFP_KERNEL);
+
+	if (path)
+		string_unescape_inplace(path, UNESCAPE_OCTAL);
+	return path;
+}
+
+static int add_layer(struct parse *p, const char *word, bool raw)
+{
+	struct dm_qcow2_args *args = p->args;
+	struct dm_qcow2_layer_args *l;
+
+	if (args->nr_layers == DM_QCOW2_MAX_LAYERS)
+		return wrong(p, "More layers than are supported");
+	l = krealloc(args->layers, (args->nr_layers + 1) * sizeof(*l), GFP_KERNEL);
+	if (!l) {
+		*p->error = "Out of memory";
+		return -ENOMEM;
+	}
+	args->layers = l;
+	l += args->nr_layers;
+	*l = (struct dm_qcow2_layer_args){ .path = unescape(word), .raw = raw };
+	if (!l->path) {
+		*p->error = "Out of memory";
+		return -ENOMEM;
+	}
+	args->nr_layers++;
+	return 0;
+}
+
+static int set_backing(struct parse *p, char **argv)
+{
+	bool raw = !strcmp(argv[1], "raw");
+
+	if (!raw && strcmp(argv[1], "qcow2"))
+		return wrong(p, "The format of a backing file must be qcow2 or raw");
+	if (p->args->layers[p->args->nr_layers - 1].raw)
+		return wrong(p, "A raw layer has no backing file");
+	return add_layer(p, argv[2], raw);
+}
+
+static int set_data_file(struct parse *p, char **argv)
+{
+	struct dm_qcow2_layer_args *l = &p->args->layers[p->args->nr_layers - 1];
+
+	if (l->data_path)
+		return twice(p);
+	if (l->raw)
+		return wrong(p, "A raw layer has no data file");
+	l->data_path = unescape(argv[1]);
+	if (!l->data_path) {
+		*p->error = "Out of memory";
+		return -ENOMEM;
+	}
+	return 0;
+}
+
 static const struct option options[] = {
-	{ "read_only", 1 },
-	{ "sector_size", 2 },
-	{ "cache_bytes", 2 },
-	{ "backing", 3, "Option 'backing' is not supported yet" },
-	{ "data_file", 2, "Option 'data_file' is not supported yet" },
-	{ "luks", 3, "Option 'luks' is not supported yet" },
-	{ "aes", 2, "Option 'aes' is not supported yet" },
-	{ "snapshot", 2, "Option 'snapshot' is not supported yet" },
+	{ "read_only", 1, set_read_only },
+	{ "sector_size", 2, set_sector_size },
+	{ "cache_bytes", 2, set_cache_bytes },
+	{ "no_discard_passdown", 1, set_no_discard_passdown },
+	{ "backing", 3, set_backing },
+	{ "data_file", 2, set_data_file },
+	{ "luks", 3 },
+	{ "aes", 2 },
+	{ "snapshot", 2 },
 };
 
 static const struct option *find_option(const char *name)
@@ -34,43 +153,49 @@ static const struct option *find_option(const char *name)
 	return NULL;
 }
 
-static int set_option(struct dm_qcow2_args *args, const struct option *o,
-		      char **argv, char **error)
+static int parse_options(struct parse *p, unsigned int n, char **argv)
 {
-	if (!strcmp(o->name, "read_only")) {
-		if (args->read_only)
-			goto twice;
-		args->read_only = true;
-		return 0;
-	}
-	if (!strcmp(o->name, "sector_size")) {
-		if (args->has_sector_size)
-			goto twice;
-		args->has_sector_size = true;
-		if (kstrtou32(argv[1], 10, &args->sector_size) ||
-		    (args->sector_size != 512 && args->sector_size != 4096)) {
-			*error = "Option 'sector_size' must be 512 or 4096";
-			return -EINVAL;
+	while (n) {
+		const struct option *o = find_option(*argv);
+		int ret;
+
+		if (!o)
+			return wrong(p, "Unknown option; known are read_only, sector_size, cache_bytes, no_discard_passdown, backing, data_file");
+		if (o->words > n)
+			return wrong(p, "The last option lacks its value");
+		if (!o->set) {
+			*p->error = "Options 'luks', 'aes' and 'snapshot' are not supported yet";
+			return -EOPNOTSUPP;
 		}
-		return 0;
-	}
-	if (args->cache_bytes)
-		goto twice;
-	if (kstrtou64(argv[1], 10, &args->cache_bytes) || !args->cache_bytes) {
-		*error = "Option 'cache_bytes' must be a number of bytes, at least 1";
-		return -EINVAL;
+		ret = o->set(p, argv);
+		if (ret)
+			return ret;
+		argv += o->words;
+		n -= o->words;
 	}
 	return 0;
-twice:
-	*error = "An option is given twice";
-	return -EINVAL;
+}
+
+/**
+ * dm_qcow2_free_args() - free what dm_qcow2_parse_args() allocated
+ * @args: parsed, or what is left of it on an error
+ */
+void dm_qcow2_free_args(struct dm_qcow2_args *args)
+{
+	unsigned int i;
+
+	for (i = 0; i < args->nr_layers; i++) {
+		kfree(args->layers[i].path);
+		kfree(args->layers[i].data_path);
+	}
+	kfree(args->layers);
 }
 
 /**
  * dm_qcow2_parse_args() - parse a table line
  * @argc: words after the target's name
- * @argv: the words; backslashes are gone already
- * @args: filled in; @args->path is kmalloc()ed and the caller's
+ * @argv: the words; dm has taken its backslashes away, ours are octal
+ * @args: filled in; dm_qcow2_free_args() in either case
  * @error: for the user
  *
  * Return: 0 or a negative errno.
@@ -78,40 +203,16 @@ twice:
 int dm_qcow2_parse_args(unsigned int argc, char **argv,
 			struct dm_qcow2_args *args, char **error)
 {
+	struct parse p = { args, error };
 	unsigned int n = 0;
 	int ret;
 
 	memset(args, 0, sizeof(*args));
 	args->sector_size = SECTOR_SIZE;
-	if (!argc) {
-		*error = "No image given: <image> [<#opt_params> <opt_params>]";
-		return -EINVAL;
-	}
-	if (argc > 1 && (kstrtouint(argv[1], 10, &n) || n != argc - 2)) {
-		*error = "Before the options comes how many words they are, e.g. '1 read_only'";
-		return -EINVAL;
-	}
-	argv += 2;
-	while (n) {
-		const struct option *o = find_option(*argv);
-
-		if (!o) {
-			*error = "Unknown option; known are read_only, sector_size, cache_bytes";
-			return -EINVAL;
-		}
-		if (o->words > n) {
-			*error = "The last option lacks its value";
-			return -EINVAL;
-		}
-		if (o->missing) {
-			*error = (char *)o->missing;
-			return -EOPNOTSUPP;
-		}
-		ret = set_option(args, o, argv, error);
-		if (ret)
-			return ret;
-		argv += o->words;
-		n -= o->words;
-	}
-	return 0;
+	if (!argc)
+		return wrong(&p, "No image given: <image> [<#opt_params> <opt_params>]");
+	if (argc > 1 && (kstrtouint(argv[1], 10, &n) || n != argc - 2))
+		return wrong(&p, "Before the options comes how many words they are, e.g. '1 read_only'");
+	ret = add_layer(&p, argv[0], false);
+	return ret ?: parse_options(&p, n, argv + 2);
 }

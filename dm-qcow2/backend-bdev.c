@@ -104,6 +104,16 @@ static int bdev_zero(void *be, u64 offset, u64 len)
 				    len >> SECTOR_SHIFT, GFP_NOIO, 0);
 }
 
+static void bdev_discard(void *be, u64 offset, u64 len)
+{
+	struct dm_qcow2_host *h = be;
+
+	if (bdev_max_discard_sectors(h->bdev) &&
+	    !((offset | len) & (h->align - 1)))
+		blkdev_issue_discard(h->bdev, offset >> SECTOR_SHIFT,
+				     len >> SECTOR_SHIFT, GFP_NOIO);
+}
+
 static int bdev_flush(void *be)
 {
 	struct dm_qcow2_host *h = be;
@@ -133,6 +143,7 @@ static int bdev_trim(void *be, u64 size)
 const struct qcow2_backend_ops dm_qcow2_bdev_ops = {
 	.rw = dm_qcow2_rw,
 	.zero = bdev_zero,
+	.discard = bdev_discard,
 	.flush = bdev_flush,
 	.grow = bdev_grow,
 	.size = bdev_size,
@@ -164,7 +175,7 @@ static void piece_end_io(struct bio *clone)
  */
 void dm_qcow2_bdev_submit(struct dm_qcow2_io *io)
 {
-	struct dm_qcow2_host *h = io->host;
+	struct dm_qcow2_host *h = io->holder;
 	struct bio *clone = bio_alloc_clone(h->bdev, io->bio, GFP_NOIO, &h->bs);
 
 	/* FUA is the committer's part; nobody would poll for our clone */

@@ -26,20 +26,16 @@ static ssize_t call_iter(struct dm_qcow2_host *h, struct kiocb *iocb,
 }
 
 /*
+ * One contiguous range, from bvecs, when it returns it is done.
+ *
  * A read may end early where the file does, and the rest is zeros. A file that
  * ends before where it ended when we last looked has been cut under us.
  */
-static u64 known_end(const struct dm_qcow2_host *h)
-{
-	return h->img ? READ_ONCE(h->img->host_end) : h->size0;
-}
-
-/* One contiguous range, from bvecs, when it returns it is done. */
 static int rw_range(struct dm_qcow2_host *h, bool write, loff_t pos,
 		    struct bio_vec *bv, unsigned int nr, size_t len)
 {
 	/* before the read: the file may grow while it is under way */
-	u64 end = known_end(h);
+	u64 end = dm_qcow2_host_end(h);
 	struct iov_iter iter;
 	struct kiocb iocb;
 	bool direct = h->direct;
@@ -133,6 +129,15 @@ static int file_zero(void *be, u64 offset, u64 len)
 	return dm_qcow2_write_zeros(h, offset, len);
 }
 
+static void file_discard(void *be, u64 offset, u64 len)
+{
+	struct dm_qcow2_host *h = be;
+
+	/* a filesystem without holes keeps the space */
+	vfs_fallocate(h->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		      offset, len);
+}
+
 static int file_flush(void *be)
 {
 	struct dm_qcow2_host *h = be;
@@ -179,6 +184,8 @@ static int file_grow(void *be, u64 size)
 	ret = extend(h, now, max(size, round_up(now + step, GROW_MIN)));
 	if (ret) /* perhaps there is room for just this */
 		ret = extend(h, now, size);
+	if (!ret)
+		WRITE_ONCE(h->end, file_size(h));
 	return ret;
 }
 
@@ -196,6 +203,7 @@ static int file_trim(void *be, u64 size)
 const struct qcow2_backend_ops dm_qcow2_file_ops = {
 	.rw = dm_qcow2_rw,
 	.zero = file_zero,
+	.discard = file_discard,
 	.flush = file_flush,
 	.grow = file_grow,
 	.size = file_size,
@@ -308,7 +316,7 @@ static bool wants_dsync(const struct dm_qcow2_io *io)
 /* Buffered, and done when it returns. */
 static void submit_buffered(struct dm_qcow2_io *io, bool write)
 {
-	struct dm_qcow2_host *h = io->host;
+	struct dm_qcow2_host *h = io->holder;
 	struct iov_iter iter;
 	struct kiocb iocb;
 	ssize_t ret;
@@ -330,7 +338,7 @@ static void submit_buffered(struct dm_qcow2_io *io, bool write)
 
 static void submit_direct(struct dm_qcow2_io *io, bool write)
 {
-	struct dm_qcow2_host *h = io->host;
+	struct dm_qcow2_host *h = io->holder;
 	struct iov_iter iter;
 	ssize_t ret;
 
@@ -373,10 +381,10 @@ void dm_qcow2_file_submit(struct dm_qcow2_io *io)
 	bool write = op_is_write(bio_op(io->bio));
 	struct cgroup_subsys_state *css = bio_blkcg_css(io->bio);
 
-	io->host_end = known_end(io->host);
+	io->host_end = dm_qcow2_host_end(io->holder);
 	if (css)
 		kthread_associate_blkcg(css);
-	if (io->host->direct)
+	if (io->holder->direct)
 		submit_direct(io, write);
 	else
 		submit_buffered(io, write);

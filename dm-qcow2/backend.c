@@ -108,7 +108,7 @@ int dm_qcow2_rmw_bio(struct dm_qcow2_io *io)
 {
 	struct bvec_iter iter = io->left;
 
-	return rmw(io->host, op_is_write(bio_op(io->bio)), io->pos, io->piece,
+	return rmw(io->holder, op_is_write(bio_op(io->bio)), io->pos, io->piece,
 		   NULL, io->bio, &iter);
 }
 

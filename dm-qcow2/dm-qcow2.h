@@ -31,17 +31,35 @@
 
 #define DM_QCOW2_MAX_THREADS 8
 
+#define DM_QCOW2_MAX_LAYERS 512
+
+/**
+ * struct dm_qcow2_layer_args - what a table line says of one layer
+ * @path: an absolute path or what dm_get_device() takes
+ * @data_path: of its external data file, or NULL
+ * @raw: it is not qcow2, but the bytes as they are
+ */
+struct dm_qcow2_layer_args {
+	char *path;
+	char *data_path;
+	bool raw;
+};
+
 /**
  * struct dm_qcow2_args - a parsed table line
- * @path: image, an absolute path or what dm_get_device() takes
+ * @layers: the image and the layers below it, top to bottom
+ * @nr_layers: how many, at least 1
  * @read_only: attach read-only
- * @cache_bytes: bound of the metadata cache, 0 for the default
+ * @no_discard_passdown: what is freed stays with the host file or device
  * @has_sector_size: @sector_size was given
+ * @cache_bytes: bound of the metadata cache, 0 for the default
  * @sector_size: logical block size of the device in bytes
  */
 struct dm_qcow2_args {
-	char *path;
+	struct dm_qcow2_layer_args *layers;
+	unsigned int nr_layers;
 	bool read_only;
+	bool no_discard_passdown;
 	bool has_sector_size;
 	u64 cache_bytes;
 	u32 sector_size;
@@ -49,6 +67,7 @@ struct dm_qcow2_args {
 
 int dm_qcow2_parse_args(unsigned int argc, char **argv,
 			struct dm_qcow2_args *args, char **error);
+void dm_qcow2_free_args(struct dm_qcow2_args *args);
 
 /* Per CPU: which way the bios went. */
 struct dm_qcow2_counts {
@@ -57,12 +76,16 @@ struct dm_qcow2_counts {
 };
 
 /**
- * struct dm_qcow2_host - one image file or device, opened once
+ * struct dm_qcow2_host - one file or device, opened once: an image, a raw layer,
+ * or an external data file
  * @link: R: in the registry
- * @users: R: tables that hold it
+ * @users: R: tables that hold it, hosts whose layer below or data file it is
  * @writers: R: those that may write
  * @owner: R: the mapped device of the writers
  * @changing: R: being opened or closed; wait
+ * @below: I: the layer below, or NULL; held
+ * @data: I: the external data file, or NULL; held
+ * @layer: I: this one, for the image above
  * @name: I: for messages
  * @inode: I: of a regular file, or NULL
  * @bdev: I: the block device, or NULL
@@ -72,7 +95,8 @@ struct dm_qcow2_counts {
  * @direct: I: the filesystem does direct I/O
  * @align: I: smallest unit of I/O in bytes, 512 or more
  * @size0: I: size of the file when it was opened, in bytes
- * @img: I: the image
+ * @end: A: without @img: where it is known to reach, in bytes
+ * @img: I: the image; NULL if this is none
  * @bs: I: for bios of our own
  * @rmw_lock: X itself
  * @rmw_page: X: bounce buffer
@@ -82,9 +106,9 @@ struct dm_qcow2_counts {
  * @calls: J: other work for the committer
  * @idle: where workers wait
  * @commit_wait: where the committer waits
- * @nr_threads: I: workers that run
- * @threads: I: the workers
- * @committer: I: the committer
+ * @nr_threads: R: workers that run; none while no table maps to the image
+ * @threads: R: the workers
+ * @committer: R: the committer
  * @users_lock: U itself
  * @tables: U: struct dm_qcow2
  * @counts: which way the bios went
@@ -96,6 +120,10 @@ struct dm_qcow2_host {
 	struct mapped_device *owner;
 	bool changing;
 
+	struct dm_qcow2_host *below;
+	struct dm_qcow2_host *data;
+	struct qcow2_layer layer;
+
 	char *name;
 	struct inode *inode;
 	struct block_device *bdev;
@@ -105,6 +133,7 @@ struct dm_qcow2_host {
 	bool direct;
 	u32 align;
 	loff_t size0;
+	u64 end;
 
 	struct qcow2_image *img;
 	struct bio_set bs;
@@ -127,20 +156,30 @@ struct dm_qcow2_host {
 	struct dm_qcow2_counts __percpu *counts;
 };
 
+/* Where the host is known to reach, in bytes. */
+static inline u64 dm_qcow2_host_end(const struct dm_qcow2_host *h)
+{
+	return h->img ? READ_ONCE(h->img->host_end) : READ_ONCE(h->end);
+}
+
 /**
  * struct dm_qcow2 - one table line in use
  * @ti: the target
  * @host: the image
- * @dev: our claim on the block device that is the image, or NULL
+ * @devs: our claims on block devices that are layers or data files
+ * @nr_devs: how many
  * @args: what the table line said
+ * @writer: it may write: the image is not read-only by itself
  * @noflush: being suspended without a commit
  * @link: host.users_lock: in host->tables
  */
 struct dm_qcow2 {
 	struct dm_target *ti;
 	struct dm_qcow2_host *host;
-	struct dm_dev *dev;
+	struct dm_dev **devs;
+	unsigned int nr_devs;
 	struct dm_qcow2_args args;
+	bool writer;
 	bool noflush;
 	struct list_head link;
 };
@@ -160,6 +199,8 @@ enum dm_qcow2_stage {
  * struct dm_qcow2_io - the state of one bio, in its per-bio data
  * @bio: the bio, a clone that dm made
  * @host: the image
+ * @holder: the host that holds the piece: the image's own, a layer's, its data
+ *	file's
  * @guest: offset in the virtual disk of what is left, in bytes
  * @stage: see above
  * @commit: complete only after a commit (FUA through metadata, FLUSH)
@@ -170,7 +211,7 @@ enum dm_qcow2_stage {
  * @left: what is left of the bio
  * @piece: bytes of the piece that is with the host
  * @pos: its host offset in bytes
- * @host_end: the host's size before the piece was submitted, in bytes
+ * @host_end: the holder's size before the piece was submitted, in bytes
  * @link: J: in host->jobs or host->flushes, or in the batch of who took it
  * @waiter: with core/busy.c while another write owns the clusters
  * @write: the step of a write that is under way
@@ -181,6 +222,7 @@ enum dm_qcow2_stage {
 struct dm_qcow2_io {
 	struct bio *bio;
 	struct dm_qcow2_host *host;
+	struct dm_qcow2_host *holder;
 	u64 guest;
 	enum dm_qcow2_stage stage;
 	bool commit;
@@ -238,8 +280,8 @@ void dm_qcow2_log(void *be, const char *msg);
 void dm_qcow2_mode_changed(void *be);
 
 /* registry.c */
-struct dm_qcow2_host *dm_qcow2_host_get(struct dm_qcow2 *c, char **error);
-void dm_qcow2_host_put(struct dm_qcow2 *c);
+int dm_qcow2_attach(struct dm_qcow2 *c, char **error);
+void dm_qcow2_detach(struct dm_qcow2 *c);
 
 /* locks.c */
 int dm_qcow2_lock(struct file *file, bool write);

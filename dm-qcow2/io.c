@@ -15,7 +15,9 @@
 #include <linux/blkdev.h>
 
 #include "dm-qcow2.h"
+#include "core/inflate.h"
 #include "core/map.h"
+#include "core/zero.h"
 
 static void enter_epoch(struct dm_qcow2_io *io)
 {
@@ -86,12 +88,12 @@ void dm_qcow2_piece_done(struct dm_qcow2_io *io, int error)
 
 static bool aligned(const struct dm_qcow2_io *io)
 {
-	return !((io->pos | io->piece) & (io->host->align - 1));
+	return !((io->pos | io->piece) & (io->holder->align - 1));
 }
 
 static void submit(struct dm_qcow2_io *io)
 {
-	struct dm_qcow2_host *h = io->host;
+	struct dm_qcow2_host *h = io->holder;
 
 	io->stage = DM_QCOW2_SUBMITTED;
 	if (!aligned(io))
@@ -118,7 +120,7 @@ static void zero_piece(struct dm_qcow2_io *io, u32 len)
  */
 static bool clip(const struct dm_qcow2_host *h, struct qcow2_mapping *m)
 {
-	u64 end = READ_ONCE(h->img->host_end);
+	u64 end = dm_qcow2_host_end(h);
 
 	if (!h->bdev)
 		return true;
@@ -126,6 +128,29 @@ static bool clip(const struct dm_qcow2_host *h, struct qcow2_mapping *m)
 		return false;
 	m->len = min(m->len, end - m->host);
 	return true;
+}
+
+/* A piece that lies in a compressed cluster. */
+static int read_compressed(struct dm_qcow2_io *io, const struct qcow2_mapping *m)
+{
+	struct bvec_iter iter = io->left;
+	struct qcow2_inflated *s;
+	struct bvec_iter i;
+	struct bio_vec bv;
+	const void *from;
+	int ret;
+
+	ret = qcow2_inflate_get(m->img, m->host, m->csize, &s);
+	if (ret)
+		return ret;
+	from = s->data + m->skip;
+	iter.bi_size = m->len;
+	__bio_for_each_segment(bv, io->bio, i, iter) {
+		memcpy_to_bvec(&bv, from);
+		from += bv.bv_len;
+	}
+	qcow2_inflate_put(m->img, s);
+	return 0;
 }
 
 /* Looks up and submits the next piece of a read. */
@@ -140,21 +165,20 @@ static void read_next(struct dm_qcow2_io *io)
 		ret = qcow2_map(img, io->guest, io->left.bi_size, &m);
 		if (ret)
 			break;
-		if (m.kind == QCOW2_DATA && clip(io->host, &m)) {
+		if (m.kind == QCOW2_DATA && clip(m.store->be, &m)) {
+			io->holder = m.store->be;
 			io->pos = m.host;
 			io->piece = m.len;
 			submit(io);
 			return;
 		}
+		if (m.kind == QCOW2_COMPRESSED)
+			ret = read_compressed(io, &m);
+		else
+			zero_piece(io, m.len);
 		exit_epoch(io);
-		if (m.kind == QCOW2_COMPRESSED) {
-			dm_qcow2_log(io->host,
-				     "a compressed cluster is to be read, which is not supported yet");
-			ret = -EIO;
-			break;
-		}
-		zero_piece(io, m.len);
 		advance(io, m.len);
+		cond_resched();
 	}
 	finish_or_commit(io, ret);
 }
@@ -187,9 +211,37 @@ static void write_next(struct dm_qcow2_io *io)
 		return;
 	}
 	io->stepping = true;
+	io->holder = io->host->img->data.be;
 	io->pos = io->write.host;
 	io->piece = io->write.len;
 	submit(io);
+}
+
+static enum qcow2_zero_how how_to_zero(const struct bio *bio)
+{
+	if (bio_op(bio) == REQ_OP_DISCARD)
+		return QCOW2_DISCARD;
+	return bio->bi_opf & REQ_NOUNMAP ? QCOW2_ZERO_KEEP : QCOW2_ZERO_FREE;
+}
+
+/* Does what is left of a discard or write-zeroes, unless it has to wait. */
+static void zero_next(struct dm_qcow2_io *io)
+{
+	int ret = 0;
+	u64 done;
+
+	io->waiter.wake = try_again;
+	while (!ret && io->left.bi_size) {
+		/* may be queued again by try_again() before this returns */
+		ret = qcow2_zero(io->host->img, io->guest, io->left.bi_size,
+				 how_to_zero(io->bio), &done, &io->waiter);
+		if (ret == -EINPROGRESS)
+			return;
+		if (!ret)
+			advance(io, done);
+		cond_resched();
+	}
+	finish_or_commit(io, ret);
 }
 
 /* A piece of a step has come back: link it, or give its clusters back. */
@@ -223,10 +275,12 @@ void dm_qcow2_run_job(struct dm_qcow2_io *io)
 		advance(io, io->piece);
 		io->stage = DM_QCOW2_MAP;
 	}
-	if (op_is_write(bio_op(io->bio)))
+	if (bio_op(io->bio) == REQ_OP_READ)
+		read_next(io);
+	else if (bio_op(io->bio) == REQ_OP_WRITE)
 		write_next(io);
 	else
-		read_next(io);
+		zero_next(io);
 }
 
 /* ---------------------------------------------------------------- */
@@ -276,18 +330,18 @@ static int map_zeros(struct dm_qcow2_io *io, u32 len)
 
 static int map_data(struct dm_qcow2_io *io, const struct qcow2_mapping *m)
 {
-	struct dm_qcow2_host *h = io->host;
+	struct dm_qcow2_host *h = m->store->be;
 
+	io->holder = h;
 	io->pos = m->host;
 	io->piece = m->len;
-	/* smaller than the host's unit, or cut off by the end of a device */
-	if (!aligned(io) ||
-	    (h->bdev && m->host + m->len > READ_ONCE(h->img->host_end)))
+	/* smaller than the holder's unit, or cut off by the end of a device */
+	if (!aligned(io) || (h->bdev && m->host + m->len > dm_qcow2_host_end(h)))
 		return slow(io);
 	accept(io, m->len);
 	if (!h->bdev)
 		return to_worker(io, DM_QCOW2_READY);
-	this_cpu_inc(h->counts->inlined);
+	this_cpu_inc(io->host->counts->inlined);
 	bio_set_dev(io->bio, h->bdev);
 	io->bio->bi_iter.bi_sector = m->host >> SECTOR_SHIFT;
 	return DM_MAPIO_REMAPPED;
@@ -297,6 +351,7 @@ static void init_io(struct dm_qcow2_io *io, struct dm_qcow2 *c, struct bio *bio)
 {
 	io->bio = bio;
 	io->host = c->host;
+	io->holder = c->host;
 	io->guest = dm_target_offset(c->ti, bio->bi_iter.bi_sector) << SECTOR_SHIFT;
 	io->stage = DM_QCOW2_NEW;
 	io->commit = false;
@@ -304,6 +359,12 @@ static void init_io(struct dm_qcow2_io *io, struct dm_qcow2 *c, struct bio *bio)
 	io->stepping = false;
 	io->error = 0;
 	io->left = bio->bi_iter;
+}
+
+static bool handled(enum req_op op)
+{
+	return op == REQ_OP_READ || op == REQ_OP_WRITE ||
+		op == REQ_OP_DISCARD || op == REQ_OP_WRITE_ZEROES;
 }
 
 /**
@@ -330,13 +391,15 @@ int dm_qcow2_map(struct dm_target *ti, struct bio *bio)
 		dm_qcow2_queue_commit(io);
 		return DM_MAPIO_SUBMITTED;
 	}
-	if (unlikely(bio_op(bio) != REQ_OP_READ && bio_op(bio) != REQ_OP_WRITE))
+	if (unlikely(!handled(bio_op(bio))))
 		return DM_MAPIO_KILL;
 	if (unlikely(qcow2_mode(img) == QCOW2_FAILED ||
 		     (write && (c->args.read_only ||
 				qcow2_mode(img) >= QCOW2_READ_ONLY))))
 		return DM_MAPIO_KILL;
 
+	if (unlikely(write && bio_op(bio) != REQ_OP_WRITE))
+		return slow(io);
 	enter_epoch(io);
 	if (qcow2_map_peek(img, io->guest, bio->bi_iter.bi_size, &m))
 		return slow(io);

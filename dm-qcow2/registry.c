@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * This file owns which images are open: one host per image file or block
- * device, shared by every table that names it (the two tables of a device
- * during a reload; several read-only devices), opened by the first and closed
- * by the last. It says who may share.
+ * This file owns which files and devices are open: one host for each, shared by
+ * every table that maps to it (the two tables of a device during a reload;
+ * several read-only devices), by every image that has it as its layer below,
+ * and opened by the first and closed by the last. It says who may share.
+ *
+ * A chain is opened from the bottom to the top: each image holds the layer below
+ * it and its data file, and whoever wants an image that is open must want the
+ * same ones.
  *
  * Opening and closing do I/O and may take long. The host is in the list
  * meanwhile, marked changing, and whoever wants the same image waits; others do
@@ -62,11 +66,30 @@ static bool wants_write(const struct dm_qcow2 *c)
 	return !c->args.read_only;
 }
 
-/* What it gets: an image may be read-only by itself. */
-static bool is_writer(const struct dm_qcow2_host *h, const struct dm_qcow2 *c)
-{
-	return wants_write(c) && !h->read_only;
-}
+/**
+ * struct wanted - one file or device that a table needs
+ * @c: the table
+ * @path: an absolute path, or what dm_get_device() takes
+ * @top: the image of the table, not a layer below or a data file
+ * @raw: it is not an image
+ * @write: it is to be written
+ * @below: the layer below, or NULL; held
+ * @data: the external data file, or NULL; held
+ * @dev: dm's claim on a block device, or NULL
+ * @writes: what it got: it is counted among the writers of the host, which may
+ *	be read-only by itself
+ */
+struct wanted {
+	struct dm_qcow2 *c;
+	const char *path;
+	bool top;
+	bool raw;
+	bool write;
+	struct dm_qcow2_host *below;
+	struct dm_qcow2_host *data;
+	struct dm_dev *dev;
+	bool writes;
+};
 
 static struct mapped_device *device_of(const struct dm_qcow2 *c)
 {
@@ -79,22 +102,23 @@ static bool is_self(const struct dm_qcow2 *c, struct block_device *bdev)
 	return bdev && bdev->bd_disk == dm_disk(device_of(c));
 }
 
-static int open_file(struct dm_qcow2_host *h, struct dm_qcow2 *c,
-		     struct file *file, char **error)
+static int open_file(struct dm_qcow2_host *h, const struct wanted *w,
+		     char **error)
 {
-	struct inode *inode = file_inode(file);
+	struct inode *inode = file_inode(h->file);
 
 	if (!S_ISREG(inode->i_mode)) {
 		*error = "The image is neither a regular file nor a block device";
 		return -EINVAL;
 	}
-	if (is_self(c, inode->i_sb->s_bdev)) {
+	if (is_self(w->c, inode->i_sb->s_bdev)) {
 		*error = "The image lies on the device that it is to become";
 		return -ELOOP;
 	}
 	dm_qcow2_file_probe(h);
 	h->size0 = i_size_read(inode);
-	if (!h->size0) {
+	h->end = h->size0;
+	if (!h->size0 && !w->raw) {
 		*error = "The image file is empty";
 		return -EINVAL;
 	}
@@ -108,6 +132,7 @@ static int open_bdev(struct dm_qcow2_host *h, char **error)
 		*error = "A zoned device, or one with blocks above a page, cannot hold an image";
 		return -EINVAL;
 	}
+	h->end = bdev_nr_bytes(h->bdev);
 	return 0;
 }
 
@@ -171,7 +196,7 @@ static char *why_not_opened(int error)
 {
 	switch (error) {
 	case -EINVAL:
-		return "The image is not a qcow2 image";
+		return "This is no qcow2 image, or it needs other files than the table names (see the kernel log)";
 	case -EOPNOTSUPP:
 		return "The image has a feature that is not supported (see the kernel log)";
 	case -EUCLEAN:
@@ -181,17 +206,28 @@ static char *why_not_opened(int error)
 	}
 }
 
-static int open_image(struct dm_qcow2_host *h, u64 cache_bytes, char **error)
+static const struct qcow2_backend_ops *ops_of(const struct dm_qcow2_host *h)
 {
+	return h->bdev ? &dm_qcow2_bdev_ops : &dm_qcow2_file_ops;
+}
+
+static int open_image(struct dm_qcow2_host *h, const struct wanted *w,
+		      char **error)
+{
+	struct qcow2_store data = { NULL, NULL };
 	struct qcow2_config cfg = {
 		.read_only = h->read_only,
-		.cache_bytes = cache_bytes,
+		.keep_space = w->c->args.no_discard_passdown,
+		.cache_bytes = w->c->args.cache_bytes,
+		.backing = w->below ? &w->below->layer : NULL,
+		.data = w->data ? &data : NULL,
 	};
 	struct qcow2_error err = { "" };
 	int ret;
 
-	ret = qcow2_image_open(h->bdev ? &dm_qcow2_bdev_ops :
-			       &dm_qcow2_file_ops, h, &cfg, &h->img, &err);
+	if (w->data)
+		data = (struct qcow2_store){ ops_of(w->data), w->data };
+	ret = qcow2_image_open(ops_of(h), h, &cfg, &h->img, &err);
 	if (ret) {
 		DMERR("%s: %s", h->name, err.msg);
 		*error = why_not_opened(ret);
@@ -207,8 +243,17 @@ static int open_image(struct dm_qcow2_host *h, u64 cache_bytes, char **error)
 	return 0;
 }
 
+/* What an image above this one reads. */
+static void set_layer(struct dm_qcow2_host *h)
+{
+	h->layer.store = (struct qcow2_store){ ops_of(h), h };
+	h->layer.img = h->img;
+	h->layer.size = h->img ? round_down(h->img->hdr.size, SECTOR_SIZE) :
+		round_up(h->end, SECTOR_SIZE);
+}
+
 /* @file is the host's from here on, unless this fails. */
-static struct dm_qcow2_host *new_host(struct dm_qcow2 *c, struct file *file)
+static struct dm_qcow2_host *new_host(const struct wanted *w, struct file *file)
 {
 	struct dm_qcow2_host *h = kzalloc(sizeof(*h), GFP_KERNEL);
 
@@ -225,12 +270,12 @@ static struct dm_qcow2_host *new_host(struct dm_qcow2 *c, struct file *file)
 	init_waitqueue_head(&h->commit_wait);
 	h->changing = true;
 	h->file = file;
-	if (c->dev)
-		h->bdev = c->dev->bdev;
+	if (w->dev)
+		h->bdev = w->dev->bdev;
 	else
 		h->inode = file_inode(file);
-	h->read_only = c->args.read_only;
-	h->name = kstrdup(c->args.path, GFP_KERNEL);
+	h->read_only = !w->write;
+	h->name = kstrdup(w->path, GFP_KERNEL);
 	h->rmw_page = kmalloc(PAGE_SIZE, GFP_KERNEL);
 	h->counts = alloc_percpu(struct dm_qcow2_counts);
 	if (!h->name || !h->rmw_page || !h->counts ||
@@ -244,88 +289,101 @@ static struct dm_qcow2_host *new_host(struct dm_qcow2 *c, struct file *file)
 	return h;
 }
 
-static int open_host(struct dm_qcow2_host *h, struct dm_qcow2 *c, char **error)
+static int open_host(struct dm_qcow2_host *h, const struct wanted *w,
+		     char **error)
 {
 	int ret;
 
 	if (h->bdev)
 		ret = open_bdev(h, error);
 	else
-		ret = open_file(h, c, h->file, error);
+		ret = open_file(h, w, error);
 	if (!ret)
 		ret = take_lock(h, error);
+	if (!ret && !w->raw)
+		ret = open_image(h, w, error);
 	if (!ret)
-		ret = open_image(h, c->args.cache_bytes, error);
-	if (!ret) {
-		ret = dm_qcow2_start_threads(h);
-		if (ret)
-			*error = "Cannot start threads";
-	}
+		set_layer(h);
 	return ret;
 }
 
 /* ---------------------------------------------------------------- */
 
 /* R held. */
-static struct dm_qcow2_host *find_host(const struct dm_qcow2 *c,
+static struct dm_qcow2_host *find_host(const struct wanted *w,
 				       const struct file *file)
 {
 	struct dm_qcow2_host *h;
 
 	list_for_each_entry(h, &hosts, link) {
-		if (c->dev ? h->bdev == c->dev->bdev :
+		if (w->dev ? h->bdev == w->dev->bdev :
 		    h->inode == file_inode(file))
 			return h;
 	}
 	return NULL;
 }
 
-/* Another device has a table with this image. R held. */
-static bool others_use(struct dm_qcow2_host *h, const struct dm_qcow2 *c)
+/* Another device, or an image above, has this host. R held. */
+static bool others_use(struct dm_qcow2_host *h, const struct wanted *w)
 {
 	struct dm_qcow2 *user;
-	bool found = false;
+	unsigned int ours = 0;
 
 	mutex_lock(&h->users_lock);
 	list_for_each_entry(user, &h->tables, link)
-		found |= device_of(user) != device_of(c);
+		ours += device_of(user) == device_of(w->c);
 	mutex_unlock(&h->users_lock);
-	return found;
+	return ours != h->users;
 }
 
-/* Who may share an open image. R held. */
-static int may_share(struct dm_qcow2_host *h, const struct dm_qcow2 *c,
+static bool is_below(const struct dm_qcow2_host *h, const struct wanted *w)
+{
+	const struct dm_qcow2_host *below;
+
+	for (below = w->below; below; below = below->below)
+		if (below == h || below->data == h)
+			return true;
+	return w->data == h;
+}
+
+/*
+ * Who may share an open host. Files that only the image above writes are
+ * looked after by it: whoever wants a data file gets it with its image. R held.
+ */
+static int may_share(struct dm_qcow2_host *h, const struct wanted *w,
 		     char **error)
 {
-	if (h->writers && h->owner != device_of(c)) {
+	if (is_below(h, w)) {
+		*error = "The image is its own layer below, or its own data file";
+		return -ELOOP;
+	}
+	if (w->raw != !h->img) {
+		*error = "A file is in use as qcow2 and is to be used as raw, or the other way round";
+		return -EBUSY;
+	}
+	if (h->below != w->below || h->data != w->data) {
+		*error = "The image is in use with another layer below or another data file";
+		return -EBUSY;
+	}
+	if (h->writers && h->owner != device_of(w->c)) {
 		*error = "The image is attached for writing by another device";
 		return -EBUSY;
 	}
-	if (!wants_write(c))
+	if (h->writers && !w->top && !w->write) {
+		*error = "A file that is written cannot be a layer below";
+		return -EBUSY;
+	}
+	if (!w->write)
 		return 0;
-	if (h->read_only && !*h->img->why) {
+	if (h->read_only && !(h->img && *h->img->why)) {
 		*error = "The image is attached read-only; detach it first";
 		return -EBUSY;
 	}
-	if (!h->read_only && others_use(h, c)) {
+	if (w->top && !h->read_only && others_use(h, w)) {
 		*error = "The image is attached by another device";
 		return -EBUSY;
 	}
 	return 0;
-}
-
-/* R held. */
-static void add_user(struct dm_qcow2_host *h, struct dm_qcow2 *c)
-{
-	h->users++;
-	if (is_writer(h, c)) {
-		h->writers++;
-		h->owner = device_of(c);
-	}
-	c->host = h;
-	mutex_lock(&h->users_lock);
-	list_add(&c->link, &h->tables);
-	mutex_unlock(&h->users_lock);
 }
 
 /* The host is what it is to be, or gone. R held. */
@@ -337,13 +395,13 @@ static void settle(struct dm_qcow2_host *h, bool gone)
 	wake_up_all(&host_changed);
 }
 
-/* Finds the image open, waiting while somebody opens or closes it. R held. */
-static struct dm_qcow2_host *find_settled(const struct dm_qcow2 *c,
+/* Finds the host open, waiting while somebody opens or closes it. R held. */
+static struct dm_qcow2_host *find_settled(const struct wanted *w,
 					  const struct file *file)
 {
 	struct dm_qcow2_host *h;
 
-	while ((h = find_host(c, file)) && h->changing) {
+	while ((h = find_host(w, file)) && h->changing) {
 		DEFINE_WAIT(wait);
 
 		prepare_to_wait(&host_changed, &wait, TASK_UNINTERRUPTIBLE);
@@ -355,11 +413,11 @@ static struct dm_qcow2_host *find_settled(const struct dm_qcow2 *c,
 	return h;
 }
 
-/* Opens the image for its first user. R held, and given up in between. */
-static struct dm_qcow2_host *first_user(struct dm_qcow2 *c, struct file *file,
-					char **error)
+/* Opens a host for its first user. R held, and given up in between. */
+static struct dm_qcow2_host *first_user(const struct wanted *w,
+					struct file *file, char **error)
 {
-	struct dm_qcow2_host *h = new_host(c, file);
+	struct dm_qcow2_host *h = new_host(w, file);
 	int ret;
 
 	if (!h) {
@@ -370,13 +428,17 @@ static struct dm_qcow2_host *first_user(struct dm_qcow2 *c, struct file *file,
 	}
 	list_add(&h->link, &hosts);
 	mutex_unlock(&registry_lock);
-	ret = open_host(h, c, error);
+	ret = open_host(h, w, error);
 	mutex_lock(&registry_lock);
 	settle(h, ret);
-	if (!ret)
-		return h;
-	close_host(h);
-	return ERR_PTR(ret);
+	if (ret) {
+		close_host(h);
+		return ERR_PTR(ret);
+	}
+	/* they are its own now; it gives them back when it is closed */
+	h->below = w->below;
+	h->data = w->data;
+	return h;
 }
 
 static char *why_not_claimed(int error, const char *path)
@@ -391,45 +453,53 @@ static char *why_not_claimed(int error, const char *path)
 }
 
 /* A block device: dm's claim for this table, and the node for the locks. */
-static int claim_device(struct dm_qcow2 *c, struct file *file, char **error)
+static int claim_device(struct wanted *w, struct file *file, char **error)
 {
-	blk_mode_t mode = BLK_OPEN_READ | (wants_write(c) ? BLK_OPEN_WRITE : 0);
-	int ret = dm_get_device(c->ti, c->args.path, mode, &c->dev);
+	blk_mode_t mode = BLK_OPEN_READ | (w->write ? BLK_OPEN_WRITE : 0);
+	struct dm_qcow2 *c = w->c;
+	int ret;
 
+	ret = dm_get_device(c->ti, w->path, mode, &w->dev);
 	if (ret) {
-		*error = why_not_claimed(ret, c->args.path);
+		w->dev = NULL;
+		*error = why_not_claimed(ret, w->path);
 		return ret;
 	}
-	if (is_self(c, c->dev->bdev)) {
+	c->devs[c->nr_devs++] = w->dev;
+	if (is_self(c, w->dev->bdev)) {
 		*error = "A device cannot be its own image";
 		return -ELOOP;
 	}
-	if (file && file_bdev(file) != c->dev->bdev) {
+	if (file && file_bdev(file) != w->dev->bdev) {
 		*error = "The path of the device has changed meanwhile";
 		return -EAGAIN;
 	}
 	return 0;
 }
 
-static struct file *open_by_path(struct dm_qcow2 *c, char **error)
+static struct file *open_by_path(const struct wanted *w, char **error)
 {
 	struct file *file;
 	umode_t mode;
 	int ret;
 
-	if (*c->args.path != '/') /* a device that dm knows by another name */
+	if (*w->path != '/') /* a device that dm knows by another name */
 		return NULL;
-	ret = path_mode(c->args.path, &mode);
+	ret = path_mode(w->path, &mode);
 	if (ret) {
-		*error = ret == -ENOENT ? "There is no such image" :
-			"The image's path cannot be looked up";
+		if (w->top)
+			*error = ret == -ENOENT ? "There is no such image" :
+				"The image's path cannot be looked up";
+		else
+			*error = ret == -ENOENT ? "There is no such layer or data file" :
+				"The path of a layer or data file cannot be looked up";
 		return ERR_PTR(ret);
 	}
 	if (!S_ISREG(mode) && !S_ISBLK(mode)) {
 		*error = "The image is neither a regular file nor a block device";
 		return ERR_PTR(S_ISDIR(mode) ? -EISDIR : -EINVAL);
 	}
-	file = open_path(c->args.path, wants_write(c));
+	file = open_path(w->path, w->write);
 	if (IS_ERR(file))
 		*error = PTR_ERR(file) == -EROFS || PTR_ERR(file) == -EACCES ?
 			"The image cannot be opened for writing; use read_only" :
@@ -437,83 +507,206 @@ static struct file *open_by_path(struct dm_qcow2 *c, char **error)
 	return file;
 }
 
-/**
- * dm_qcow2_host_get() - the host that a table line names
- * @c: the table, its arguments parsed; gets host and dev
- * @error: for the user
- *
- * Context: may sleep; a constructor.
- * Return: the host, or an ERR_PTR with nothing held.
+/* ---------------------------------------------------------------- */
+
+/*
+ * Gives a host up, and what it held with it. The last user writes everything
+ * back and closes it.
  */
-struct dm_qcow2_host *dm_qcow2_host_get(struct dm_qcow2 *c, char **error)
+static void put_host(struct dm_qcow2_host *h)
 {
-	struct file *file = open_by_path(c, error);
-	struct dm_qcow2_host *h;
-	int ret = 0;
-
-	if (IS_ERR(file))
-		return ERR_CAST(file);
-	if (!file || S_ISBLK(file_inode(file)->i_mode))
-		ret = claim_device(c, file, error);
-	if (ret) {
-		if (file)
-			filp_close(file, NULL);
-		goto out;
-	}
-
-	mutex_lock(&registry_lock);
-	h = find_settled(c, file);
-	if (h) {
-		if (file)
-			filp_close(file, NULL);
-		ret = may_share(h, c, error);
-	} else {
-		h = first_user(c, file, error);
-		ret = PTR_ERR_OR_ZERO(h);
-	}
-	if (!ret)
-		add_user(h, c);
-	mutex_unlock(&registry_lock);
-out:
-	if (ret) {
-		if (c->dev)
-			dm_put_device(c->ti, c->dev);
-		c->dev = NULL;
-		return ERR_PTR(ret);
-	}
-	return h;
-}
-
-/**
- * dm_qcow2_host_put() - a table goes
- * @c: the table
- *
- * The last one writes everything back and closes the image.
- *
- * Context: may sleep; a destructor.
- */
-void dm_qcow2_host_put(struct dm_qcow2 *c)
-{
-	struct dm_qcow2_host *h = c->host;
+	struct dm_qcow2_host *below;
 	bool last;
 
-	mutex_lock(&registry_lock);
-	mutex_lock(&h->users_lock);
-	list_del(&c->link);
-	mutex_unlock(&h->users_lock);
-	if (is_writer(h, c))
-		h->writers--;
-	last = !--h->users;
-	h->changing = last;
-	mutex_unlock(&registry_lock);
-	if (last) {
-		write_back(h);
+	for (; h; h = below) {
+		below = NULL;
+		mutex_lock(&registry_lock);
+		last = !--h->users;
+		h->changing = last;
+		mutex_unlock(&registry_lock);
+		if (!last)
+			break;
+		below = h->below;
+		if (h->img)
+			write_back(h);
+		if (h->data)
+			put_host(h->data); /* which has none of its own */
 		mutex_lock(&registry_lock);
 		/* free before others may look, so that locks do not meet */
 		settle(h, true);
 		close_host(h);
 		mutex_unlock(&registry_lock);
 	}
-	if (c->dev)
-		dm_put_device(c->ti, c->dev);
+}
+
+static void end_writing(struct dm_qcow2_host *h)
+{
+	mutex_lock(&registry_lock);
+	h->writers--;
+	mutex_unlock(&registry_lock);
+}
+
+/* The host of a file or device, with one more user. */
+static struct dm_qcow2_host *get_host(struct wanted *w, char **error)
+{
+	struct file *file = open_by_path(w, error);
+	struct dm_qcow2_host *h;
+	bool shared;
+	int ret = 0;
+
+	if (IS_ERR(file))
+		return ERR_CAST(file);
+	if (!file || S_ISBLK(file_inode(file)->i_mode))
+		ret = claim_device(w, file, error);
+	if (ret) {
+		if (file)
+			filp_close(file, NULL);
+		return ERR_PTR(ret);
+	}
+
+	mutex_lock(&registry_lock);
+	h = find_settled(w, file);
+	shared = h;
+	if (h) {
+		if (file)
+			filp_close(file, NULL);
+		ret = may_share(h, w, error);
+	} else {
+		h = first_user(w, file, error);
+		ret = PTR_ERR_OR_ZERO(h);
+	}
+	if (!ret) {
+		h->users++;
+		w->writes = w->write && !h->read_only;
+	}
+	if (w->writes) {
+		h->writers++;
+		h->owner = device_of(w->c);
+	}
+	mutex_unlock(&registry_lock);
+	if (ret)
+		return ERR_PTR(ret);
+	if (shared) { /* it holds its own */
+		put_host(w->below);
+		put_host(w->data);
+	}
+	return h;
+}
+
+/* One layer of the table, whose layers below are @below; takes that over. */
+static struct dm_qcow2_host *get_layer(struct dm_qcow2 *c, unsigned int i,
+				       struct dm_qcow2_host *below, char **error)
+{
+	const struct dm_qcow2_layer_args *l = &c->args.layers[i];
+	bool write = !i && wants_write(c);
+	struct wanted w = {
+		.c = c, .path = l->path, .top = !i, .raw = l->raw,
+		.write = write, .below = below,
+	};
+	struct wanted data = {
+		.c = c, .path = l->data_path, .raw = true, .write = write,
+	};
+	struct dm_qcow2_host *h, *d = NULL;
+
+	if (l->data_path) {
+		d = get_host(&data, error);
+		if (IS_ERR(d)) {
+			put_host(below);
+			return d;
+		}
+		w.data = d;
+	}
+	h = get_host(&w, error);
+	/* an image that is read-only by itself does not write its data file */
+	if (data.writes && !w.writes)
+		end_writing(d);
+	if (IS_ERR(h)) {
+		put_host(d);
+		put_host(below);
+	} else if (!i) {
+		c->writer = w.writes;
+	}
+	return h;
+}
+
+/* The table maps to the image from here on. */
+static int add_table(struct dm_qcow2_host *h, struct dm_qcow2 *c)
+{
+	int ret = 0;
+
+	mutex_lock(&registry_lock);
+	if (!h->committer)
+		ret = dm_qcow2_start_threads(h);
+	mutex_unlock(&registry_lock);
+	c->host = h;
+	mutex_lock(&h->users_lock);
+	list_add(&c->link, &h->tables);
+	mutex_unlock(&h->users_lock);
+	return ret;
+}
+
+static void put_devices(struct dm_qcow2 *c)
+{
+	while (c->nr_devs)
+		dm_put_device(c->ti, c->devs[--c->nr_devs]);
+	kfree(c->devs);
+	c->devs = NULL;
+}
+
+/**
+ * dm_qcow2_attach() - open what a table line names
+ * @c: the table, its arguments parsed; gets host and devs
+ * @error: for the user
+ *
+ * Context: may sleep; a constructor.
+ * Return: 0, or a negative errno with nothing held.
+ */
+int dm_qcow2_attach(struct dm_qcow2 *c, char **error)
+{
+	struct dm_qcow2_host *h = NULL;
+	unsigned int i = c->args.nr_layers;
+	int ret;
+
+	c->devs = kcalloc(2 * i, sizeof(*c->devs), GFP_KERNEL);
+	if (!c->devs) {
+		*error = "Out of memory";
+		return -ENOMEM;
+	}
+	while (i-- > 0) {
+		h = get_layer(c, i, h, error);
+		if (IS_ERR(h)) {
+			put_devices(c);
+			return PTR_ERR(h);
+		}
+	}
+	ret = add_table(h, c);
+	if (ret) {
+		*error = "Cannot start threads";
+		dm_qcow2_detach(c);
+	}
+	return ret;
+}
+
+/**
+ * dm_qcow2_detach() - a table goes
+ * @c: the table
+ *
+ * The last one writes everything back and closes the image.
+ *
+ * Context: may sleep; a destructor.
+ */
+void dm_qcow2_detach(struct dm_qcow2 *c)
+{
+	struct dm_qcow2_host *h = c->host;
+
+	mutex_lock(&h->users_lock);
+	list_del(&c->link);
+	mutex_unlock(&h->users_lock);
+	if (c->writer) {
+		end_writing(h);
+		if (h->data)
+			end_writing(h->data);
+	}
+	put_host(h);
+	put_devices(c);
 }

@@ -25,15 +25,44 @@ static unsigned int emit_path(const char *path, char *result, unsigned int sz,
 	return sz;
 }
 
+static unsigned int count_words(const struct dm_qcow2_args *a)
+{
+	unsigned int n = a->read_only + 2 * a->has_sector_size +
+		2 * !!a->cache_bytes + a->no_discard_passdown, i;
+
+	for (i = 0; i < a->nr_layers; i++)
+		n += 3 * !!i + 2 * !!a->layers[i].data_path;
+	return n;
+}
+
+static unsigned int emit_layers(const struct dm_qcow2_args *a, char *result,
+				unsigned int sz, unsigned int maxlen)
+{
+	unsigned int i;
+
+	for (i = 0; i < a->nr_layers; i++) {
+		const struct dm_qcow2_layer_args *l = &a->layers[i];
+
+		if (i) {
+			DMEMIT(" backing %s ", l->raw ? "raw" : "qcow2");
+			sz = emit_path(l->path, result, sz, maxlen);
+		}
+		if (l->data_path) {
+			DMEMIT(" data_file ");
+			sz = emit_path(l->data_path, result, sz, maxlen);
+		}
+	}
+	return sz;
+}
+
 static unsigned int emit_table(const struct dm_qcow2 *c, char *result,
 			       unsigned int maxlen)
 {
 	const struct dm_qcow2_args *a = &c->args;
-	unsigned int n = a->read_only + 2 * a->has_sector_size +
-		2 * !!a->cache_bytes;
+	unsigned int n = count_words(a);
 	unsigned int sz = 0;
 
-	sz = emit_path(a->path, result, sz, maxlen);
+	sz = emit_path(a->layers[0].path, result, sz, maxlen);
 	if (!n)
 		return sz;
 	DMEMIT(" %u", n);
@@ -43,7 +72,9 @@ static unsigned int emit_table(const struct dm_qcow2 *c, char *result,
 		DMEMIT(" sector_size %u", a->sector_size);
 	if (a->cache_bytes)
 		DMEMIT(" cache_bytes %llu", a->cache_bytes);
-	return sz;
+	if (a->no_discard_passdown)
+		DMEMIT(" no_discard_passdown");
+	return emit_layers(a, result, sz, maxlen);
 }
 
 static void sum_counts(const struct dm_qcow2_host *h, struct dm_qcow2_counts *sum)

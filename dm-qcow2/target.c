@@ -8,7 +8,6 @@
 #include <linux/blkdev.h>
 #include <linux/module.h>
 #include <linux/sched/mm.h>
-#include <linux/string_helpers.h>
 
 #include "dm-qcow2.h"
 #include "core/commit.h"
@@ -36,7 +35,10 @@ static void set_target(struct dm_target *ti, struct dm_qcow2 *c)
 {
 	ti->private = c;
 	ti->num_flush_bios = 1;
+	ti->num_discard_bios = 1;
+	ti->num_write_zeroes_bios = 1;
 	ti->flush_supported = true;
+	ti->discards_supported = true;
 	ti->per_io_data_size = sizeof(struct dm_qcow2_io);
 	ti->limit_swap_bios = true;
 }
@@ -44,7 +46,6 @@ static void set_target(struct dm_target *ti, struct dm_qcow2 *c)
 static int qcow2_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 {
 	struct dm_qcow2 *c = kzalloc(sizeof(*c), GFP_KERNEL);
-	struct dm_qcow2_host *h;
 	int ret;
 
 	if (!c) {
@@ -57,27 +58,18 @@ static int qcow2_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		goto out;
 	if (!(dm_table_get_mode(ti->table) & BLK_OPEN_WRITE))
 		c->args.read_only = true;
-	c->args.path = kstrdup(argv[0], GFP_KERNEL);
-	if (!c->args.path) {
-		ti->error = "Out of memory";
-		ret = -ENOMEM;
+	ret = dm_qcow2_attach(c, &ti->error);
+	if (ret)
 		goto out;
-	}
-	string_unescape_inplace(c->args.path, UNESCAPE_OCTAL);
-	h = dm_qcow2_host_get(c, &ti->error);
-	if (IS_ERR(h)) {
-		ret = PTR_ERR(h);
-		goto out;
-	}
 	ret = check_length(ti, c);
 	if (ret) {
-		dm_qcow2_host_put(c);
+		dm_qcow2_detach(c);
 		goto out;
 	}
 	set_target(ti, c);
 	return 0;
 out:
-	kfree(c->args.path);
+	dm_qcow2_free_args(&c->args);
 	kfree(c);
 	return ret;
 }
@@ -86,8 +78,8 @@ static void qcow2_dtr(struct dm_target *ti)
 {
 	struct dm_qcow2 *c = ti->private;
 
-	dm_qcow2_host_put(c);
-	kfree(c->args.path);
+	dm_qcow2_detach(c);
+	dm_qcow2_free_args(&c->args);
 	kfree(c);
 }
 
@@ -106,9 +98,12 @@ static void qcow2_presuspend_undo(struct dm_target *ti)
 	c->noflush = false;
 }
 
+/* The second commit carries the decrements of what the first has unlinked. */
 static int commit(struct dm_qcow2_host *h)
 {
-	return qcow2_commit(h->img);
+	int ret = qcow2_commit(h->img);
+
+	return ret ?: qcow2_commit_drain(h->img);
 }
 
 /*
@@ -132,6 +127,7 @@ static void qcow2_resume(struct dm_target *ti)
 	unsigned int noio = memalloc_noio_save();
 
 	c->noflush = false;
+	WRITE_ONCE(c->host->img->keep_space, c->args.no_discard_passdown);
 	qcow2_retry(c->host->img);
 	memalloc_noio_restore(noio);
 }
@@ -146,6 +142,9 @@ static int qcow2_iterate_devices(struct dm_target *ti,
 	return 0;
 }
 
+/* Longer ones come as several bios: no job is to take minutes. */
+#define MAX_ZERO_SECTORS (1u << 21)
+
 static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	struct dm_qcow2 *c = ti->private;
@@ -156,6 +155,10 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	limits->physical_block_size = max(c->args.sector_size, align);
 	limits->io_min = limits->physical_block_size;
 	limits->io_opt = qcow2_cluster_size(&h->img->hdr);
+	limits->discard_granularity = qcow2_sub_size(&h->img->hdr);
+	limits->max_hw_discard_sectors = MAX_ZERO_SECTORS;
+	limits->max_discard_sectors = MAX_ZERO_SECTORS;
+	limits->max_write_zeroes_sectors = MAX_ZERO_SECTORS;
 	limits->dma_alignment = SECTOR_SIZE - 1;
 	if (h->bdev)
 		limits->dma_alignment = max_t(unsigned int,

@@ -129,8 +129,8 @@ static bool frozen(const struct dm_qcow2_host *h)
  */
 static bool may_wait(const struct dm_qcow2_io *io)
 {
-	return io->stage != DM_QCOW2_READY || !io->host->direct ||
-		(op_is_write(bio_op(io->bio)) && frozen(io->host));
+	return io->stage != DM_QCOW2_READY || !io->holder->direct ||
+		(op_is_write(bio_op(io->bio)) && frozen(io->holder));
 }
 
 static void run_batch(struct dm_qcow2_host *h, struct list_head *batch)

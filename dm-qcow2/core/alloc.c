@@ -722,6 +722,53 @@ static int drop(struct qcow2_image *img, u64 cluster, bool table)
 	return 0;
 }
 
+/* S held. The refcount of a cluster, 0 if it cannot be told. */
+static u64 count_of(struct qcow2_image *img, u64 cluster)
+{
+	u64 rti = cluster >> qcow2_refblock_bits(&img->hdr), count;
+	struct qcow2_block *blk;
+	u32 index;
+
+	if (rti >= img->alloc.reftable_entries || !img->alloc.reftable[rti] ||
+	    get_piece(img, cluster, &blk, &index))
+		return 0;
+	count = qcow2_refcount_get(blk->data, index, img->hdr.refcount_order);
+	qcow2_cache_put(img, blk);
+	return count;
+}
+
+/**
+ * qcow2_alloc_last() - how many clusters of a run lose their last reference?
+ * @img: the image
+ * @cluster: first host cluster index
+ * @nr: length of the run
+ * @table: they hold metadata; if not, what does is left out
+ * @first: the first that does
+ *
+ * Their host space may be given back before qcow2_alloc_drop() makes them free.
+ *
+ * Context: may sleep; takes alloc.lock.
+ * Return: how many in a row from @first on, 0 if there is none.
+ */
+u64 qcow2_alloc_last(struct qcow2_image *img, u64 cluster, u64 nr, bool table,
+		     u64 *first)
+{
+	u64 n = 0;
+
+	mutex_lock(&img->alloc.lock);
+	for (; nr; nr--, cluster++) {
+		if (count_of(img, cluster) == 1 &&
+		    (table || !qcow2_overlap_find(img, cluster, 1))) {
+			if (!n++)
+				*first = cluster;
+		} else if (n) {
+			break;
+		}
+	}
+	mutex_unlock(&img->alloc.lock);
+	return n;
+}
+
 /**
  * qcow2_alloc_drop() - take one reference from host clusters
  * @img: the image

@@ -25,6 +25,8 @@ int qcow2_alloc_table(struct qcow2_image *img, u64 *host, bool *fresh);
 int qcow2_alloc_reach(struct qcow2_image *img, u64 bytes);
 void qcow2_alloc_abort(struct qcow2_image *img, u64 host, u64 nr, bool table);
 void qcow2_alloc_refresh(struct qcow2_image *img);
+u64 qcow2_alloc_last(struct qcow2_image *img, u64 cluster, u64 nr, bool table,
+		     u64 *first);
 int qcow2_alloc_drop(struct qcow2_image *img, u64 cluster, u64 nr, bool table);
 int qcow2_alloc_grow_table(struct qcow2_image *img);
 

@@ -293,6 +293,25 @@ static int write_round(struct qcow2_image *img, struct list_head *chunks, u32 n)
 	return ret;
 }
 
+/*
+ * Gives the space of clusters back that are about to be free: no entry on the
+ * disk names them, and nobody reads or writes them any more.
+ */
+static void give_back(struct qcow2_image *img, const struct qcow2_free *f)
+{
+	u64 cluster = f->cluster, end = f->cluster + f->nr, first, n;
+
+	while (!READ_ONCE(img->keep_space) && cluster < end) {
+		n = qcow2_alloc_last(img, cluster, end - cluster, f->table,
+				     &first);
+		if (!n)
+			break;
+		img->ops->discard(img->be, first << img->hdr.cluster_bits,
+				  n << img->hdr.cluster_bits);
+		cluster = first + n;
+	}
+}
+
 /* Decrements whose clusters nobody reads or writes any more. */
 static int apply_drained(struct qcow2_image *img)
 {
@@ -302,6 +321,7 @@ static int apply_drained(struct qcow2_image *img)
 	list_for_each_entry_safe(f, next, &img->draining, link) {
 		if (ret || !port_epoch_done(&img->epoch, f->cookie))
 			break;
+		give_back(img, f);
 		ret = qcow2_alloc_drop(img, f->cluster, f->nr, f->table);
 		list_del(&f->link);
 		port_free(f);

@@ -328,7 +328,7 @@ static int parse_extensions(const u8 *buf, size_t len, u64 file_size,
 static int check_tables(const struct qcow2_header *h, u64 file_size,
 			struct qcow2_error *err)
 {
-	u64 l1_need = qcow2_size_to_l1(h->cluster_bits, h->size);
+	u64 l1_need = qcow2_size_to_l1(h, h->size);
 	int ret;
 
 	if (h->size > S64_MAX)
@@ -511,44 +511,90 @@ static int decode_compressed(const struct qcow2_header *h, u64 v,
 		       shift) + 1;
 
 	e->kind = QCOW2_COMPRESSED;
-	e->copied = false;
+	e->allocated = true;
 	e->host = v & (BIT_ULL(shift) - 1);
 	e->csize = sectors * 512 - (e->host & 511);
 	if ((v & QCOW2_ENTRY_COPIED) || e->host > QCOW2_MAX_HOST_OFFSET ||
-	    e->host < qcow2_cluster_size(h))
+	    e->host < qcow2_cluster_size(h) ||
+	    (h->incompatible & QCOW2_INCOMPAT_DATA_FILE))
+		return -EUCLEAN;
+	return 0;
+}
+
+/* The second half of an extended entry, which has no zero flag in the first. */
+static int decode_bitmap(const struct qcow2_header *h, u64 v, u64 bitmap,
+			 struct qcow2_entry *e)
+{
+	e->alloc = bitmap;
+	e->zero = bitmap >> 32;
+	if (e->kind == QCOW2_COMPRESSED)
+		return bitmap ? -EUCLEAN : 0;
+	e->kind = e->allocated ? QCOW2_DATA : QCOW2_UNALLOCATED;
+	if ((v & QCOW2_ENTRY_ZERO) || (e->alloc & e->zero) ||
+	    (e->alloc && !e->allocated))
 		return -EUCLEAN;
 	return 0;
 }
 
 /**
- * qcow2_l2_decode() - decode one standard L2 entry
+ * qcow2_l2_decode() - decode one L2 entry
  * @h: the image's header
  * @raw: the entry as on the disk
+ * @bitmap: its second half with extended L2 entries, else 0
  * @e: filled in; of no use on error
  *
- * Return: 0, or -EUCLEAN for reserved bits, an unaligned offset, or an
- * allocated cluster at offset 0.
+ * With an external data file offset 0 is a place like any other: COPIED tells
+ * whether there is a cluster.
+ *
+ * Return: 0, or -EUCLEAN for reserved bits, an unaligned offset, an allocated
+ * cluster at offset 0, subclusters that contradict themselves.
  */
-int qcow2_l2_decode(const struct qcow2_header *h, __be64 raw,
+int qcow2_l2_decode(const struct qcow2_header *h, __be64 raw, __be64 bitmap,
 		    struct qcow2_entry *e)
 {
+	bool external = h->incompatible & QCOW2_INCOMPAT_DATA_FILE;
 	u64 v = be64_to_cpu(raw);
+	int ret;
 
-	if (v & QCOW2_ENTRY_COMPRESSED)
-		return decode_compressed(h, v, e);
-
+	memset(e, 0, sizeof(*e));
+	if (v & QCOW2_ENTRY_COMPRESSED) {
+		ret = decode_compressed(h, v, e);
+		return ret ?: decode_bitmap(h, v, be64_to_cpu(bitmap), e);
+	}
 	e->host = v & QCOW2_ENTRY_OFFSET;
 	e->copied = v & QCOW2_ENTRY_COPIED;
-	e->csize = 0;
+	e->allocated = e->host || (external && e->copied);
 	if (v & QCOW2_ENTRY_ZERO)
-		e->kind = e->host ? QCOW2_ZERO_ALLOC : QCOW2_ZERO;
+		e->kind = e->allocated ? QCOW2_ZERO_ALLOC : QCOW2_ZERO;
 	else
-		e->kind = e->host ? QCOW2_DATA : QCOW2_UNALLOCATED;
+		e->kind = e->allocated ? QCOW2_DATA : QCOW2_UNALLOCATED;
 	if ((v & QCOW2_L2_RESERVED) || qcow2_in_cluster(h, e->host))
 		return -EUCLEAN;
 	if ((v & QCOW2_ENTRY_ZERO) && h->version < 3)
 		return -EUCLEAN;
-	return e->copied && !e->host ? -EUCLEAN : 0;
+	if (e->copied && !e->allocated)
+		return -EUCLEAN;
+	if (!qcow2_extended(h))
+		return 0;
+	return decode_bitmap(h, v, be64_to_cpu(bitmap), e);
+}
+
+/**
+ * qcow2_sub_kind() - what a read of a subcluster means
+ * @h: the image's header
+ * @e: a decoded entry
+ * @sub: which subcluster; without them, 0
+ */
+enum qcow2_kind qcow2_sub_kind(const struct qcow2_header *h,
+			       const struct qcow2_entry *e, u32 sub)
+{
+	if (!qcow2_extended(h) || e->kind == QCOW2_COMPRESSED)
+		return e->kind;
+	if (e->alloc & BIT_ULL(sub))
+		return QCOW2_DATA;
+	if (e->zero & BIT_ULL(sub))
+		return e->allocated ? QCOW2_ZERO_ALLOC : QCOW2_ZERO;
+	return QCOW2_UNALLOCATED;
 }
 
 /**
@@ -580,6 +626,18 @@ int qcow2_rt_decode(const struct qcow2_header *h, __be64 raw, u64 *block)
 __be64 qcow2_entry_encode(u64 host, bool copied)
 {
 	return cpu_to_be64(host | (copied ? QCOW2_ENTRY_COPIED : 0));
+}
+
+/**
+ * qcow2_bitmap_encode() - the second half of an extended L2 entry
+ * @alloc: a bit for each subcluster whose data is in the host cluster
+ * @zero: a bit for each that reads as zeros; none that is in @alloc
+ *
+ * Return: the bitmap as it lies on the disk.
+ */
+__be64 qcow2_bitmap_encode(u32 alloc, u32 zero)
+{
+	return cpu_to_be64(alloc | (u64)zero << 32);
 }
 
 /**

@@ -71,6 +71,7 @@ enum qcow2_compression {
 #define QCOW2_L1_RESERVED 0x7f000000000001ffull
 #define QCOW2_L2_RESERVED 0x3f000000000001feull
 #define QCOW2_RT_RESERVED 0x00000000000001ffull
+#define QCOW2_SUBCLUSTERS 32 /* of a cluster with extended L2 entries */
 
 /* The header as it lies on the disk. */
 struct qcow2_header_disk {
@@ -182,16 +183,24 @@ enum qcow2_kind {
 
 /**
  * struct qcow2_entry - one decoded L2 entry
- * @kind: what a read of the cluster means
+ * @kind: what a read of the cluster means; with subclusters see
+ *	qcow2_sub_kind(), this says only COMPRESSED, or DATA if a host cluster is
+ *	there, or UNALLOCATED
  * @copied: the host cluster's refcount is exactly one
+ * @allocated: there is a host cluster, or compressed data
  * @host: host offset in bytes; of a compressed cluster, of its first byte
  * @csize: bytes available to a compressed cluster, else 0
+ * @alloc: extended: a bit for each subcluster whose data is in the host cluster
+ * @zero: extended: a bit for each subcluster that reads as zeros
  */
 struct qcow2_entry {
 	enum qcow2_kind kind;
 	bool copied;
+	bool allocated;
 	u64 host;
 	u32 csize;
+	u32 alloc;
+	u32 zero;
 };
 
 int __printf(3, 4) qcow2_err(struct qcow2_error *err, int code,
@@ -204,10 +213,13 @@ int qcow2_header_parse(const void *buf, size_t len, u64 file_size,
 /* The table entries; each returns -EUCLEAN for a value no writer may store. */
 int qcow2_l1_decode(const struct qcow2_header *h, __be64 raw, u64 *table,
 		    bool *copied);
-int qcow2_l2_decode(const struct qcow2_header *h, __be64 raw,
+int qcow2_l2_decode(const struct qcow2_header *h, __be64 raw, __be64 bitmap,
 		    struct qcow2_entry *e);
+enum qcow2_kind qcow2_sub_kind(const struct qcow2_header *h,
+			       const struct qcow2_entry *e, u32 sub);
 int qcow2_rt_decode(const struct qcow2_header *h, __be64 raw, u64 *block);
 __be64 qcow2_entry_encode(u64 host, bool copied);
+__be64 qcow2_bitmap_encode(u32 alloc, u32 zero);
 
 /* Refcounts inside a refcount block, whatever their width. */
 u64 qcow2_refcount_get(const void *block, u32 index, u32 order);

@@ -18,10 +18,41 @@ static inline u32 qcow2_cluster_size(const struct qcow2_header *h)
 	return 1u << h->cluster_bits;
 }
 
+static inline bool qcow2_extended(const struct qcow2_header *h)
+{
+	return h->incompatible & QCOW2_INCOMPAT_EXTL2;
+}
+
+/* guest data is in another file, where host offset and guest offset are one */
+static inline bool qcow2_external(const struct qcow2_header *h)
+{
+	return h->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+}
+
+/* log2 of the bytes of an L2 entry */
+static inline u32 qcow2_l2_entry_bits(const struct qcow2_header *h)
+{
+	return qcow2_extended(h) ? 4 : 3;
+}
+
 /* log2 of the number of entries in an L2 table */
 static inline u32 qcow2_l2_bits(const struct qcow2_header *h)
 {
-	return h->cluster_bits - 3;
+	return h->cluster_bits - qcow2_l2_entry_bits(h);
+}
+
+/*
+ * log2 of the smallest part of a cluster that can be data or not by itself: a
+ * subcluster with extended L2 entries, else the cluster
+ */
+static inline u32 qcow2_sub_bits(const struct qcow2_header *h)
+{
+	return h->cluster_bits - (qcow2_extended(h) ? 5 : 0);
+}
+
+static inline u32 qcow2_sub_size(const struct qcow2_header *h)
+{
+	return 1u << qcow2_sub_bits(h);
 }
 
 /* log2 of the guest bytes that one L1 entry covers */
@@ -41,9 +72,9 @@ static inline u32 qcow2_l2_index(const struct qcow2_header *h, u64 guest)
 }
 
 /* L1 entries that a guest of this many bytes needs */
-static inline u64 qcow2_size_to_l1(u32 cluster_bits, u64 size)
+static inline u64 qcow2_size_to_l1(const struct qcow2_header *h, u64 size)
 {
-	u32 shift = 2 * cluster_bits - 3;
+	u32 shift = qcow2_l1_shift(h);
 
 	return (size >> shift) + ((size & (BIT_ULL(shift) - 1)) != 0);
 }
@@ -78,6 +109,12 @@ static inline u64 qcow2_cluster_start(const struct qcow2_header *h, u64 off)
 static inline u32 qcow2_in_cluster(const struct qcow2_header *h, u64 off)
 {
 	return off & (qcow2_cluster_size(h) - 1);
+}
+
+/* which subcluster of its cluster an offset is in; 0 without subclusters */
+static inline u32 qcow2_sub_index(const struct qcow2_header *h, u64 off)
+{
+	return qcow2_in_cluster(h, off) >> qcow2_sub_bits(h);
 }
 
 /* bytes rounded up to whole clusters, as a number of clusters */

@@ -11,6 +11,7 @@
 #include "alloc.h"
 #include "busy.h"
 #include "commit.h"
+#include "inflate.h"
 #include "map.h"
 #include "metacache.h"
 #include "overlap.h"
@@ -93,24 +94,26 @@ static int read_header(struct qcow2_image *img, struct qcow2_error *err)
 /* What no part of the core can do yet, by name. */
 static int refuse_features(const struct qcow2_header *h, struct qcow2_error *err)
 {
-	const char *what = NULL;
-
-	if (h->backing_file.offset)
-		what = "a backing file";
-	else if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
-		what = "an external data file";
-	else if (h->incompatible & QCOW2_INCOMPAT_EXTL2)
-		what = "extended L2 entries";
-	else if (h->compression == QCOW2_COMPRESSION_ZSTD)
-		what = "zstd compression";
-	else if (h->crypt_method == QCOW2_CRYPT_LUKS)
-		what = "LUKS encryption";
-	else if (h->crypt_method == QCOW2_CRYPT_AES)
-		what = "AES encryption";
-	if (!what)
+	if (h->crypt_method == QCOW2_CRYPT_NONE)
 		return 0;
 	return qcow2_err(err, -EOPNOTSUPP,
-			 "the image has %s, which is not supported yet", what);
+			 "the image has %s encryption, which is not supported yet",
+			 h->crypt_method == QCOW2_CRYPT_LUKS ? "LUKS" : "AES");
+}
+
+/* Other files come from the caller, all that the header asks for and no more. */
+static int check_files(const struct qcow2_header *h,
+		       const struct qcow2_config *cfg, struct qcow2_error *err)
+{
+	if (!!h->backing_file.offset != !!cfg->backing)
+		return qcow2_err(err, -EINVAL, cfg->backing ?
+				 "the image names no backing file, but one is given" :
+				 "the image names a backing file; give it (qcow2setup does)");
+	if (qcow2_external(h) != !!cfg->data)
+		return qcow2_err(err, -EINVAL, cfg->data ?
+				 "the image has no external data file, but one is given" :
+				 "the image has an external data file; give it (qcow2setup does)");
+	return 0;
 }
 
 /* What lets an image be read but not written. */
@@ -134,7 +137,8 @@ static void force_read_only(struct qcow2_image *img)
 
 static u64 default_cache(const struct qcow2_header *h)
 {
-	u64 need = (h->size >> h->cluster_bits) * 8 + h->l1_entries * 8ull;
+	u64 need = ((h->size >> h->cluster_bits) << qcow2_l2_entry_bits(h)) +
+		h->l1_entries * 8ull;
 
 	need += need / 4 + CACHE_MIN; /* refcount blocks, and room to move */
 	return min_t(u64, need, CACHE_DEFAULT_MAX);
@@ -166,6 +170,7 @@ static void destroy(struct qcow2_image *img)
 	qcow2_commit_destroy(img);
 	qcow2_alloc_destroy(img);
 	qcow2_overlap_destroy(img);
+	qcow2_inflate_exit(img);
 	qcow2_cache_destroy(img);
 	port_epoch_destroy(&img->epoch);
 	port_free(img->cow_buf);
@@ -204,6 +209,9 @@ int qcow2_image_open(const struct qcow2_backend_ops *ops, void *be,
 		port_free(img);
 		return ret;
 	}
+	img->data = cfg->data ? *cfg->data : (struct qcow2_store){ ops, be };
+	img->backing = cfg->backing;
+	img->keep_space = cfg->keep_space;
 	img->host_end = ops->size(be);
 	img->read_only = cfg->read_only;
 	img->header_sector = port_alloc(SECTOR);
@@ -215,12 +223,16 @@ int qcow2_image_open(const struct qcow2_backend_ops *ops, void *be,
 	if (ret)
 		goto fail;
 	ret = refuse_features(&img->hdr, err);
+	if (!ret)
+		ret = check_files(&img->hdr, cfg, err);
 	if (ret)
 		goto fail;
 	force_read_only(img);
 	if (img->read_only)
 		img->mode = QCOW2_READ_ONLY;
 	ret = qcow2_cache_init(img, cfg->cache_bytes ?: default_cache(&img->hdr));
+	if (!ret)
+		ret = qcow2_inflate_init(img);
 	if (ret) {
 		qcow2_err(err, ret, "out of memory");
 		goto fail;
@@ -294,14 +306,17 @@ static struct qcow2_header_disk *on_disk(struct qcow2_image *img)
 /* Rule O12: autoclear bits that we do not maintain go before the first write. */
 static int clear_autoclear(struct qcow2_image *img)
 {
+	/* a raw data file stays one: data is written where the guest has it */
+	u64 keep = qcow2_external(&img->hdr) ?
+		img->hdr.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
 	int ret = 0;
 
 	mutex_lock(&img->header_lock);
-	if (img->hdr.autoclear) {
-		on_disk(img)->autoclear_features = cpu_to_be64(0);
+	if (img->hdr.autoclear != keep) {
+		on_disk(img)->autoclear_features = cpu_to_be64(keep);
 		ret = write_header(img);
 		if (!ret)
-			img->hdr.autoclear = 0;
+			img->hdr.autoclear = keep;
 	}
 	mutex_unlock(&img->header_lock);
 	return ret;

@@ -27,6 +27,7 @@
 #include "geometry.h"
 
 struct qcow2_image;
+struct qcow2_inflater;
 
 /**
  * struct qcow2_iovec - one piece of metadata I/O
@@ -51,6 +52,7 @@ struct qcow2_iovec {
  *	offsets follow on each other are one request. A read beyond the end of
  *	a file gives zeros.
  * @zero: make a range read as zeros, quickly if possible
+ * @discard: the contents of a range are not needed any more; best effort
  * @flush: make every write that has completed durable
  * @grow: make sure that the host has at least this size; -ENOSPC if it cannot
  * @size: size of the host file or device
@@ -68,6 +70,7 @@ struct qcow2_backend_ops {
 	int (*rw)(void *be, bool write, const struct qcow2_iovec *v,
 		  unsigned int n);
 	int (*zero)(void *be, u64 offset, u64 len);
+	void (*discard)(void *be, u64 offset, u64 len);
 	int (*flush)(void *be);
 	int (*grow)(void *be, u64 size);
 	u64 (*size)(void *be);
@@ -77,6 +80,26 @@ struct qcow2_backend_ops {
 	void (*log)(void *be, const char *msg);
 	void (*mode_changed)(void *be);
 	bool growable;
+};
+
+/* What holds bytes: a file or device, by its functions. */
+struct qcow2_store {
+	const struct qcow2_backend_ops *ops;
+	void *be;
+};
+
+/**
+ * struct qcow2_layer - what an image's unallocated clusters read as
+ * @store: a raw layer's bytes; not used with @img
+ * @img: the layer's image, opened read-only, or NULL: the layer is raw
+ * @size: of the layer in bytes; beyond are zeros
+ *
+ * Constant while an image refers to it. Layers below are those of @img.
+ */
+struct qcow2_layer {
+	struct qcow2_store store;
+	struct qcow2_image *img;
+	u64 size;
 };
 
 /* Ordered: a mode is only ever left downwards, but for NO_SPACE. */
@@ -110,6 +133,8 @@ enum qcow2_block_kind {
  * @pins: M: users that may sleep
  * @lru: M: in cache->lru
  * @dirty_link: M: in cache->dirty[] or a commit's list
+ * @seq: M: counts changes of extended L2 entries, odd during one; readers of
+ *	the two halves of an entry look before and after
  * @data: contents: L1 and L2 entries are written under M and read at any time;
  *	refcounts are under S
  * @rcu: frees the block when no reader can see it any more
@@ -128,6 +153,7 @@ struct qcow2_block {
 	u32 pins;
 	struct list_head lru;
 	struct list_head dirty_link;
+	u32 seq;
 	void *data;
 	struct rcu_head rcu;
 };
@@ -222,11 +248,17 @@ struct qcow2_stats {
 /**
  * struct qcow2_config - how to open
  * @read_only: never write
+ * @keep_space: clusters that are freed are not given back to the host
  * @cache_bytes: bound of the metadata cache, 0 for the default
+ * @backing: what unallocated clusters read as; NULL if the image names nothing
+ * @data: the external data file; NULL if the image has none
  */
 struct qcow2_config {
 	bool read_only;
+	bool keep_space;
 	u64 cache_bytes;
+	const struct qcow2_layer *backing;
+	const struct qcow2_store *data;
 };
 
 struct qcow2_commit_chunk;
@@ -237,6 +269,10 @@ struct qcow2_commit_chunk;
 struct qcow2_image {
 	const struct qcow2_backend_ops *ops;	/* I */
 	void *be;				/* I */
+	struct qcow2_store data;		/* I: of guest data, but compressed */
+	const struct qcow2_layer *backing;	/* I */
+	struct qcow2_inflater *inflater;	/* I */
+	bool keep_space;			/* A */
 	/* I, but reftable_*: S; incompatible, autoclear: H */
 	struct qcow2_header hdr;
 	u8 *header_sector;			/* H: first 512 bytes as on the disk */
@@ -288,8 +324,15 @@ static inline enum qcow2_mode qcow2_mode(const struct qcow2_image *img)
 	return READ_ONCE(img->mode);
 }
 
+/* Guest data may be in another file; what refers to it is in this one. */
 static inline int qcow2_host_flush(struct qcow2_image *img)
 {
+	int ret = 0;
+
+	if (img->data.be != img->be)
+		ret = img->data.ops->flush(img->data.be);
+	if (ret)
+		return ret;
 	atomic64_inc(&img->stats.flushes);
 	return img->ops->flush(img->be);
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * This file owns the walk from a guest offset through L1 and L2 to a mapping.
- * It comes in two forms over one body: qcow2_map_peek() uses what is in memory
- * and never waits, qcow2_map() reads what is missing and reports what is wrong.
+ * This file owns the walk from a guest offset through L1 and L2 to a mapping,
+ * and from layer to layer. It comes in two forms over one body: qcow2_map_peek()
+ * uses what is in memory and never waits, qcow2_map() reads what is missing and
+ * reports what is wrong.
  *
  * A run never leaves its L2 slice: 32 MiB of guest with 64 KiB clusters.
  */
@@ -21,13 +22,15 @@ u64 qcow2_l1_entry_offset(const struct qcow2_image *img, u64 guest)
 /* Host offset of the L2 entry of @guest in the table at @table. */
 u64 qcow2_l2_entry_offset(const struct qcow2_image *img, u64 guest, u64 table)
 {
-	return table + (u64)qcow2_l2_index(&img->hdr, guest) * 8;
+	return table + ((u64)qcow2_l2_index(&img->hdr, guest) <<
+			qcow2_l2_entry_bits(&img->hdr));
 }
 
 /* Guest offset of the first byte that the slice of @guest does not cover. */
 u64 qcow2_slice_end(const struct qcow2_image *img, u64 guest)
 {
-	u64 covers = (u64)(img->cache.block_size / 8) << img->hdr.cluster_bits;
+	u64 covers = (u64)(img->cache.block_size >>
+			   qcow2_l2_entry_bits(&img->hdr)) << img->hdr.cluster_bits;
 
 	return (guest & ~(covers - 1)) + covers;
 }
@@ -47,48 +50,105 @@ static __be64 load_entry(const __be64 *p)
 	return READ_ONCE(*p);
 }
 
-/* Decodes one entry and checks what decoding alone cannot. */
-static int decode(const struct qcow2_image *img, const __be64 *p,
-		  struct qcow2_entry *e)
+/* The two halves of an extended entry, as they were at one moment. */
+static void load_pair(const struct qcow2_block *slice, const __be64 *p,
+		      __be64 *raw, __be64 *bitmap)
 {
-	int ret = qcow2_l2_decode(&img->hdr, load_entry(p), e);
+	u32 seq;
 
+	do {
+		/* pairs with the release in qcow2_block_end() */
+		seq = smp_load_acquire(&slice->seq);
+		*raw = load_entry(p);
+		*bitmap = load_entry(p + 1);
+		smp_rmb(); /* entries, then seq; pairs with qcow2_block_begin() */
+	} while ((seq & 1) || READ_ONCE(slice->seq) != seq);
+}
+
+/**
+ * qcow2_map_decode() - decode the L2 entry of a guest offset
+ * @img: the image
+ * @guest: guest offset in bytes
+ * @slice: its slice, pinned or under RCU
+ * @e: filled in on success
+ *
+ * Checks what decoding alone cannot, and reports nothing.
+ *
+ * Context: any.
+ * Return: 0 or -EUCLEAN.
+ */
+int qcow2_map_decode(const struct qcow2_image *img, u64 guest,
+		     const struct qcow2_block *slice, struct qcow2_entry *e)
+{
+	const __be64 *p = qcow2_block_entry(img, slice,
+			qcow2_l2_entry_offset(img, guest, 0));
+	__be64 raw, bitmap = 0;
+	int ret;
+
+	if (qcow2_extended(&img->hdr))
+		load_pair(slice, p, &raw, &bitmap);
+	else
+		raw = load_entry(p);
+	ret = qcow2_l2_decode(&img->hdr, raw, bitmap, e);
 	if (ret)
 		return ret;
+	if (qcow2_external(&img->hdr))
+		return e->allocated &&
+			e->host != qcow2_cluster_start(&img->hdr, guest) ?
+			-EUCLEAN : 0;
 	/* a reserved cluster may not exist yet; data must */
-	if (e->kind == QCOW2_DATA && !in_host(img, e->host))
+	if ((e->kind == QCOW2_DATA || e->kind == QCOW2_COMPRESSED) &&
+	    (e->alloc || !qcow2_extended(&img->hdr)) && !in_host(img, e->host))
 		return -EUCLEAN;
 	return 0;
 }
 
-/* Fills @m from the entries of one slice; the first entry must be sound. */
-static int map_run(const struct qcow2_image *img, u64 guest, u64 len,
-		   const struct qcow2_block *slice, u64 table,
-		   struct qcow2_mapping *m)
+/* Do subclusters @a of an entry and @b of the next or the same make one run? */
+static bool continues(const struct qcow2_entry *a, enum qcow2_kind kind,
+		      const struct qcow2_entry *b, enum qcow2_kind next, u64 gap)
 {
-	u32 cs = qcow2_cluster_size(&img->hdr);
-	const __be64 *p = qcow2_block_entry(img, slice,
-			qcow2_l2_entry_offset(img, guest, table));
+	if (next != kind || kind == QCOW2_COMPRESSED)
+		return false;
+	return kind != QCOW2_DATA ||
+		(b->copied == a->copied && b->host == a->host + gap);
+}
+
+/* Fills @m from the entries of one slice; the first entry must be sound. */
+static int map_run(struct qcow2_image *img, u64 guest, u64 len,
+		   const struct qcow2_block *slice, struct qcow2_mapping *m)
+{
+	const struct qcow2_header *h = &img->hdr;
 	u64 end = min(guest + len, qcow2_slice_end(img, guest));
-	u64 pos = qcow2_cluster_start(&img->hdr, guest) + cs;
+	u64 first_cluster = qcow2_cluster_start(h, guest);
+	u64 step = qcow2_sub_size(h);
+	u64 pos = (guest & ~(step - 1)) + step;
 	struct qcow2_entry first, e;
 	int ret;
 
-	ret = decode(img, p, &first);
+	ret = qcow2_map_decode(img, guest, slice, &first);
 	if (ret)
 		return ret;
-	m->kind = first.kind;
-	m->host = first.host + qcow2_in_cluster(&img->hdr, guest);
-	m->in_place = first.kind == QCOW2_DATA && first.copied;
+	m->kind = qcow2_sub_kind(h, &first, qcow2_sub_index(h, guest));
+	m->in_place = m->kind == QCOW2_DATA && first.copied;
+	m->store = &img->data;
+	m->host = first.host + qcow2_in_cluster(h, guest);
+	if (m->kind == QCOW2_COMPRESSED) {
+		m->img = img;
+		m->host = first.host;
+		m->csize = first.csize;
+		m->skip = qcow2_in_cluster(h, guest);
+		pos = first_cluster + qcow2_cluster_size(h);
+	}
+	e = first;
+	for (; pos < end; pos += step) {
+		u64 cluster = qcow2_cluster_start(h, pos);
 
-	for (; pos < end; pos += cs) {
-		if (decode(img, ++p, &e) || e.kind != first.kind ||
-		    e.kind == QCOW2_COMPRESSED)
+		if (!qcow2_in_cluster(h, pos) &&
+		    qcow2_map_decode(img, pos, slice, &e))
 			break;
-		if (e.kind == QCOW2_DATA &&
-		    (e.copied != first.copied ||
-		     e.host != first.host +
-		     (pos - qcow2_cluster_start(&img->hdr, guest))))
+		if (!continues(&first, m->kind, &e,
+			       qcow2_sub_kind(h, &e, qcow2_sub_index(h, pos)),
+			       cluster - first_cluster))
 			break;
 	}
 	m->len = min(pos, end) - guest;
@@ -119,6 +179,56 @@ static void map_nothing(const struct qcow2_image *img, u64 guest, u64 len,
 	};
 }
 
+static int peek_one(struct qcow2_image *img, u64 guest, u64 len,
+		    struct qcow2_mapping *m)
+{
+	struct qcow2_block *l1, *slice;
+	u64 pos = qcow2_l1_entry_offset(img, guest);
+	u64 table;
+	bool copied;
+
+	l1 = qcow2_cache_peek(img, QCOW2_BLOCK_L1, qcow2_block_start(img, pos));
+	if (!l1 || qcow2_l1_decode(&img->hdr,
+				   load_entry(qcow2_block_entry(img, l1, pos)),
+				   &table, &copied))
+		return -EWOULDBLOCK;
+	if (!table) {
+		map_nothing(img, guest, len, m);
+		return 0;
+	}
+	pos = qcow2_l2_entry_offset(img, guest, table);
+	slice = qcow2_cache_peek(img, QCOW2_BLOCK_L2, qcow2_block_start(img, pos));
+	if (!slice || map_run(img, guest, len, slice, m))
+		return -EWOULDBLOCK;
+	judge(img, l1, copied, slice, m);
+	return 0;
+}
+
+/* What the image does not have, a layer below may; @look is one of the forms. */
+static int descend(struct qcow2_image *img, u64 guest, struct qcow2_mapping *m,
+		   int (*look)(struct qcow2_image *img, u64 guest, u64 len,
+			       struct qcow2_mapping *m))
+{
+	const struct qcow2_layer *below = img->backing;
+	int ret = 0;
+
+	while (!ret && below && m->kind == QCOW2_UNALLOCATED) {
+		if (guest >= below->size)
+			break;
+		m->len = min(m->len, below->size - guest);
+		if (!below->img) {
+			m->kind = QCOW2_DATA;
+			m->host = guest;
+			m->store = &below->store;
+			m->in_place = false;
+			break;
+		}
+		ret = look(below->img, guest, m->len, m);
+		below = below->img->backing;
+	}
+	return ret;
+}
+
 /**
  * qcow2_map_peek() - look a mapping up in memory
  * @img: the image
@@ -134,30 +244,12 @@ static void map_nothing(const struct qcow2_image *img, u64 guest, u64 len,
 int qcow2_map_peek(struct qcow2_image *img, u64 guest, u64 len,
 		   struct qcow2_mapping *m)
 {
-	struct qcow2_block *l1, *slice;
-	u64 pos = qcow2_l1_entry_offset(img, guest);
-	u64 table;
-	bool copied;
-	int ret = -EWOULDBLOCK;
+	int ret;
 
 	rcu_read_lock();
-	l1 = qcow2_cache_peek(img, QCOW2_BLOCK_L1, qcow2_block_start(img, pos));
-	if (!l1 || qcow2_l1_decode(&img->hdr,
-				   load_entry(qcow2_block_entry(img, l1, pos)),
-				   &table, &copied))
-		goto out;
-	if (!table) {
-		map_nothing(img, guest, len, m);
-		ret = 0;
-		goto out;
-	}
-	pos = qcow2_l2_entry_offset(img, guest, table);
-	slice = qcow2_cache_peek(img, QCOW2_BLOCK_L2, qcow2_block_start(img, pos));
-	if (!slice || map_run(img, guest, len, slice, table, m))
-		goto out;
-	judge(img, l1, copied, slice, m);
-	ret = 0;
-out:
+	ret = peek_one(img, guest, len, m);
+	if (!ret && m->kind == QCOW2_UNALLOCATED)
+		ret = descend(img, guest, m, peek_one);
 	rcu_read_unlock();
 	return ret;
 }
@@ -227,17 +319,24 @@ static void check_slice(struct qcow2_image *img, struct qcow2_block *slice)
 {
 	/* pairs with the release in qcow2_overlap_add() */
 	u32 gen = smp_load_acquire(&img->overlap_gen);
-	const __be64 *p = slice->data;
+	u32 step = 1u << qcow2_l2_entry_bits(&img->hdr);
 	u32 i;
 
 	if (!gen || READ_ONCE(slice->checked) == gen)
 		return;
-	for (i = 0; i < img->cache.block_size / 8; i++) {
+	if (qcow2_external(&img->hdr)) {
+		/* no entry leads into this file */
+		WRITE_ONCE(slice->checked, gen);
+		return;
+	}
+	for (i = 0; i < img->cache.block_size; i += step) {
+		const __be64 *p = (const void *)((const u8 *)slice->data + i);
 		struct qcow2_entry e;
 
-		if (qcow2_l2_decode(&img->hdr, load_entry(&p[i]), &e))
+		/* the bitmap does not matter here */
+		if (qcow2_l2_decode(&img->hdr, load_entry(p), 0, &e))
 			return;
-		if ((e.kind == QCOW2_DATA || e.kind == QCOW2_ZERO_ALLOC) &&
+		if (e.allocated && e.kind != QCOW2_COMPRESSED &&
 		    qcow2_overlap_find(img, qcow2_cluster_index(&img->hdr, e.host), 1))
 			return;
 	}
@@ -273,19 +372,26 @@ int qcow2_map_slice(struct qcow2_image *img, u64 guest, u64 table,
 }
 
 static int report_entry(struct qcow2_image *img, u64 guest,
-			const struct qcow2_block *slice, __be64 raw)
+			const struct qcow2_block *slice)
 {
+	const __be64 *p = qcow2_block_entry(img, slice,
+			qcow2_l2_entry_offset(img, guest, 0));
+	char bitmap[40] = "";
+
+	if (qcow2_extended(&img->hdr))
+		snprintf(bitmap, sizeof(bitmap), " with subclusters %#llx",
+			 (unsigned long long)be64_to_cpu(load_entry(p + 1)));
 	return qcow2_corrupt(img,
-			     "L2 table %llu (at %#llx): entry %u is %#llx: reserved bits, or not a cluster of this file (%llu bytes)",
+			     "L2 table %llu (at %#llx): entry %u is %#llx%s: reserved bits, or not a cluster of this file (%llu bytes)",
 			     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
 			     (unsigned long long)qcow2_cluster_start(&img->hdr, slice->offset),
 			     qcow2_l2_index(&img->hdr, guest),
-			     (unsigned long long)be64_to_cpu(raw),
+			     (unsigned long long)be64_to_cpu(load_entry(p)), bitmap,
 			     (unsigned long long)READ_ONCE(img->host_end));
 }
 
 /**
- * qcow2_map_entry() - decode the L2 entry of a guest offset
+ * qcow2_map_entry() - qcow2_map_decode() that reports
  * @img: the image
  * @guest: guest offset in bytes
  * @slice: its slice, pinned
@@ -297,11 +403,46 @@ static int report_entry(struct qcow2_image *img, u64 guest,
 int qcow2_map_entry(struct qcow2_image *img, u64 guest,
 		    const struct qcow2_block *slice, struct qcow2_entry *e)
 {
-	const __be64 *p = qcow2_block_entry(img, slice,
-			(u64)qcow2_l2_index(&img->hdr, guest) * 8);
-	int ret = decode(img, p, e);
+	return qcow2_map_decode(img, guest, slice, e) ?
+		report_entry(img, guest, slice) : 0;
+}
 
-	return ret ? report_entry(img, guest, slice, load_entry(p)) : 0;
+/**
+ * qcow2_map_top() - look a mapping up in one image, not in the layers below
+ * @img: the image
+ * @guest: guest offset in bytes, inside the virtual disk
+ * @len: bytes wanted, at least 1
+ * @m: filled in on success
+ *
+ * As qcow2_map(); UNALLOCATED means that the image itself has nothing.
+ */
+int qcow2_map_top(struct qcow2_image *img, u64 guest, u64 len,
+		  struct qcow2_mapping *m)
+{
+	struct qcow2_block *l1, *slice;
+	bool copied;
+	u64 table;
+	int ret;
+
+	ret = qcow2_map_l1(img, guest, &l1, &table, &copied);
+	if (ret)
+		return ret;
+	if (!table) {
+		map_nothing(img, guest, len, m);
+		goto out_l1;
+	}
+	ret = qcow2_map_slice(img, guest, table, &slice);
+	if (ret)
+		goto out_l1;
+	ret = map_run(img, guest, len, slice, m);
+	if (ret)
+		ret = report_entry(img, guest, slice);
+	else
+		judge(img, l1, copied, slice, m);
+	qcow2_cache_put(img, slice);
+out_l1:
+	qcow2_cache_put(img, l1);
+	return ret;
 }
 
 /**
@@ -318,30 +459,7 @@ int qcow2_map_entry(struct qcow2_image *img, u64 guest,
 int qcow2_map(struct qcow2_image *img, u64 guest, u64 len,
 	      struct qcow2_mapping *m)
 {
-	struct qcow2_block *l1, *slice;
-	u64 table, pos;
-	bool copied;
-	int ret;
+	int ret = qcow2_map_top(img, guest, len, m);
 
-	ret = qcow2_map_l1(img, guest, &l1, &table, &copied);
-	if (ret)
-		return ret;
-	if (!table) {
-		map_nothing(img, guest, len, m);
-		goto out_l1;
-	}
-	ret = qcow2_map_slice(img, guest, table, &slice);
-	if (ret)
-		goto out_l1;
-	pos = qcow2_l2_entry_offset(img, guest, table);
-	ret = map_run(img, guest, len, slice, table, m);
-	if (ret)
-		ret = report_entry(img, guest, slice,
-				   load_entry(qcow2_block_entry(img, slice, pos)));
-	else
-		judge(img, l1, copied, slice, m);
-	qcow2_cache_put(img, slice);
-out_l1:
-	qcow2_cache_put(img, l1);
-	return ret;
+	return ret ?: descend(img, guest, m, qcow2_map_top);
 }

@@ -40,6 +40,22 @@ static inline __be64 *qcow2_block_entry(const struct qcow2_image *img,
 }
 
 /*
+ * Around the change of an extended L2 entry, whose halves belong together: a
+ * reader that sees one new half sees that something changes. M held.
+ */
+static inline void qcow2_block_begin(struct qcow2_block *blk)
+{
+	WRITE_ONCE(blk->seq, blk->seq + 1);
+	smp_wmb(); /* seq, then entries; pairs with load_pair() in map.c */
+}
+
+static inline void qcow2_block_end(struct qcow2_block *blk)
+{
+	/* entries, then seq; pairs with load_pair() in map.c */
+	smp_store_release(&blk->seq, blk->seq + 1);
+}
+
+/*
  * The entries read from a block before this call are on the disk. Writers mark
  * the block dirty before they store an entry, and a commit marks it writeback
  * before it is not dirty any more: read in the opposite order, one of the three

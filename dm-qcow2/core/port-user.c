@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The user-space half of the port that is not inline: the RCU lock and the
- * epochs. It is not part of the module.
+ * The user-space half of the port that is not inline: the RCU lock, the epochs,
+ * decompression. It is not part of the module.
  */
 #include "port.h"
+
+#include <zlib.h>
+#include <zstd.h>
 
 pthread_rwlock_t port_rcu = PTHREAD_RWLOCK_INITIALIZER;
 
@@ -98,4 +101,40 @@ void port_epoch_sync(struct port_epoch *e)
 	while (!done(e, cookie))
 		pthread_cond_wait(&e->c, &e->m);
 	pthread_mutex_unlock(&e->m);
+}
+
+int port_inflate(void *workspace, void *to, u32 to_len, const void *from,
+		 u32 from_len)
+{
+	z_stream z = {
+		.next_in = (void *)from, .avail_in = from_len,
+		.next_out = to, .avail_out = to_len,
+	};
+	int ret;
+
+	if (inflateInit2(&z, -15) != Z_OK)
+		return -ENOMEM;
+	ret = inflate(&z, Z_FINISH);
+	inflateEnd(&z);
+	return port_inflated(ret == Z_STREAM_END, ret == Z_BUF_ERROR, z.avail_in,
+			     z.avail_out);
+}
+
+int port_unzstd(void *workspace, void *to, u32 to_len, const void *from,
+		u32 from_len)
+{
+	while (to_len) {
+		size_t n = ZSTD_findFrameCompressedSize(from, from_len), got;
+
+		if (ZSTD_isError(n))
+			return -EIO;
+		got = ZSTD_decompress(to, to_len, from, n);
+		if (ZSTD_isError(got))
+			return -EIO;
+		from = (const u8 *)from + n;
+		from_len -= n;
+		to = (u8 *)to + got;
+		to_len -= got;
+	}
+	return 0;
 }

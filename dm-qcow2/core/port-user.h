@@ -153,6 +153,7 @@ struct mutex {
 
 typedef struct { pthread_mutex_t m; } spinlock_t;
 
+#define DEFINE_MUTEX(name) struct mutex name = { PTHREAD_MUTEX_INITIALIZER }
 #define mutex_init(l) pthread_mutex_init(&(l)->m, NULL)
 #define mutex_destroy(l) pthread_mutex_destroy(&(l)->m)
 #define mutex_lock(l) pthread_mutex_lock(&(l)->m)
@@ -383,5 +384,21 @@ void port_epoch_exit(struct port_epoch *e, int idx);
 u64 port_epoch_start(struct port_epoch *e);
 bool port_epoch_done(struct port_epoch *e, u64 cookie);
 void port_epoch_sync(struct port_epoch *e);
+
+/* ---- decompression: see port.h ---- */
+static inline u32 port_cpus(void)
+{
+	return 4;
+}
+
+static inline size_t port_inflate_workspace(void)
+{
+	return 1;	/* the libraries allocate their own */
+}
+
+int port_inflate(void *workspace, void *to, u32 to_len, const void *from,
+		 u32 from_len);
+int port_unzstd(void *workspace, void *to, u32 to_len, const void *from,
+		u32 from_len);
 
 #endif /* QCOW2_PORT_USER_H */

@@ -16,6 +16,7 @@
 #include <linux/bitops.h>
 #include <linux/bug.h>
 #include <linux/build_bug.h>
+#include <linux/cpumask.h>
 #include <linux/errno.h>
 #include <linux/hash.h>
 #include <linux/kernel.h>
@@ -33,6 +34,8 @@
 #include <linux/string.h>
 #include <linux/types.h>
 #include <linux/wait.h>
+#include <linux/zlib.h>
+#include <linux/zstd.h>
 #include <asm/byteorder.h>
 
 #ifndef CONFIG_64BIT
@@ -131,8 +134,78 @@ static inline void port_epoch_sync(struct port_epoch *e)
 	synchronize_srcu(&e->srcu);
 }
 
+/* CPUs that may decompress at the same time */
+static inline u32 port_cpus(void)
+{
+	return num_online_cpus();
+}
+
+/* Bytes from port_vzalloc() that port_inflate() and port_unzstd() work in. */
+static inline size_t port_inflate_workspace(void)
+{
+	return max_t(size_t, zlib_inflate_workspacesize(),
+		     zstd_dctx_workspace_bound());
+}
+
 #else
 #include "port-user.h"
+#endif
+
+/*
+ * Is a raw deflate stream what a cluster was compressed to? It fills the cluster
+ * and then ends, or the input does, of which only the sectors are known.
+ */
+static inline int port_inflated(bool ended, bool starved, u32 in_left,
+				u32 out_left)
+{
+	return !out_left && (ended || (starved && !in_left)) ? 0 : -EIO;
+}
+
+#ifdef __KERNEL__
+static inline int port_inflate(void *workspace, void *to, u32 to_len,
+			       const void *from, u32 from_len)
+{
+	struct z_stream_s z = {
+		.next_in = from, .avail_in = from_len,
+		.next_out = to, .avail_out = to_len,
+		.workspace = workspace,
+	};
+	int ret;
+
+	if (zlib_inflateInit2(&z, -MAX_WBITS) != Z_OK)
+		return -EIO;
+	ret = zlib_inflate(&z, Z_FINISH);
+	zlib_inflateEnd(&z);
+	return port_inflated(ret == Z_STREAM_END, ret == Z_BUF_ERROR, z.avail_in,
+			     z.avail_out);
+}
+
+/*
+ * Frame by frame, because a decoder of streams would let the image choose how
+ * much memory it takes.
+ */
+static inline int port_unzstd(void *workspace, void *to, u32 to_len,
+			      const void *from, u32 from_len)
+{
+	zstd_dctx *d = zstd_init_dctx(workspace, zstd_dctx_workspace_bound());
+
+	if (!d)
+		return -EIO;
+	while (to_len) {
+		size_t n = zstd_find_frame_compressed_size(from, from_len), got;
+
+		if (zstd_is_error(n))
+			return -EIO;
+		got = zstd_decompress_dctx(d, to, to_len, from, n);
+		if (zstd_is_error(got))
+			return -EIO;
+		from += n;
+		from_len -= n;
+		to += got;
+		to_len -= got;
+	}
+	return 0;
+}
 #endif
 
 #endif /* QCOW2_PORT_H */

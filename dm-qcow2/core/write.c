@@ -1,178 +1,73 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * This file owns the guest write: where the bytes go, what is copied or zeroed
- * around them, and the link that makes them the content of the guest cluster.
+ * around them, and what their entries become.
  *
- * A cluster that is data with a refcount of one is overwritten where it is. In
- * every other case the write owns its guest clusters (busy.c), takes host
- * clusters, fills what it does not cover, lets the caller write, and sets the
- * L2 entries when the data is written: until then readers see what was there
- * before. The order on the disk is commit.c's.
+ * What is data with a refcount of one is overwritten where it is. In every
+ * other case the write owns its guest clusters (busy.c), takes host clusters or
+ * uses those that are reserved, fills what it does not cover, lets the caller
+ * write, and has the L2 entries changed (link.c) when the data is written: until
+ * then readers see what was there before. The order on the disk is commit.c's.
+ *
+ * With subclusters only the first and the last of the write are filled; the
+ * rest of the cluster stays what it was, and is copied only from a host cluster
+ * that must not be written.
  */
 #include "write.h"
 #include "alloc.h"
 #include "busy.h"
 #include "commit.h"
+#include "inflate.h"
+#include "link.h"
 #include "map.h"
 #include "metacache.h"
-#include "overlap.h"
 
 /* What a cluster needs before it can be written. */
 enum need {
 	NEED_NOTHING,	/* overwrite where it is */
-	NEED_LINK,	/* reserved: the host cluster is ours already */
+	NEED_LINK,	/* the host cluster is ours already */
 	NEED_CLUSTER,
-	NEED_INFLATE,	/* compressed */
 };
 
-static enum need need_of(const struct qcow2_entry *e)
+/* The guest bytes that a step writes. */
+static u64 first_byte(const struct qcow2_write *w)
 {
-	switch (e->kind) {
-	case QCOW2_DATA:
-		return e->copied ? NEED_NOTHING : NEED_CLUSTER;
-	case QCOW2_ZERO_ALLOC:
-		return e->copied ? NEED_LINK : NEED_CLUSTER;
-	case QCOW2_COMPRESSED:
-		return NEED_INFLATE;
-	default:
+	return w->guest + (w->host - w->first_host);
+}
+
+/* The subclusters of the cluster at @guest that bytes [from, to) touch. */
+static u32 touched(const struct qcow2_image *img, u64 guest, u64 from, u64 to)
+{
+	u64 end = guest + qcow2_cluster_size(&img->hdr);
+	u32 first, last;
+
+	from = max(from, guest);
+	to = min(to, end);
+	first = qcow2_sub_index(&img->hdr, from);
+	last = qcow2_sub_index(&img->hdr, to - 1);
+	return (u32)(BIT_ULL(last + 1) - BIT_ULL(first));
+}
+
+/* What the cluster at @guest needs for a write of bytes [from, to). */
+static enum need need_of(const struct qcow2_image *img, u64 guest,
+			 const struct qcow2_entry *e, u64 from, u64 to)
+{
+	u32 mask;
+
+	if (!e->allocated || !e->copied)
 		return NEED_CLUSTER;
-	}
+	if (!qcow2_extended(&img->hdr))
+		return e->kind == QCOW2_DATA ? NEED_NOTHING : NEED_LINK;
+	mask = touched(img, guest, from, to);
+	return (e->alloc & mask) == mask ? NEED_NOTHING : NEED_LINK;
 }
-
-static struct mutex *table_lock(struct qcow2_image *img, u64 guest)
-{
-	return &img->l2_lock[qcow2_l1_index(&img->hdr, guest) % QCOW2_L2_LOCKS];
-}
-
-/* ---------------------------------------------------------------- */
-
-static struct qcow2_free *new_free(u64 cluster, u64 nr, bool table)
-{
-	struct qcow2_free *f = port_zalloc(sizeof(*f));
-
-	if (f) {
-		f->cluster = cluster;
-		f->nr = nr;
-		f->table = table;
-	}
-	return f;
-}
-
-static void discard_frees(struct list_head *frees)
-{
-	struct qcow2_free *f, *next;
-
-	list_for_each_entry_safe(f, next, frees, link)
-		port_free(f);
-	INIT_LIST_HEAD(frees);
-}
-
-/* Copies an L2 table that others use too; nothing in the copy is COPIED. */
-static int copy_table(struct qcow2_image *img, u64 from, u64 to)
-{
-	u32 left = qcow2_cluster_size(&img->hdr);
-	u32 n, i;
-	int ret = 0;
-
-	mutex_lock(&img->cow_lock);
-	for (; !ret && left; left -= n, from += n, to += n) {
-		struct qcow2_iovec v;
-		__be64 *p = img->cow_buf;
-
-		n = min_t(u32, left, QCOW2_COW_BYTES);
-		v = (struct qcow2_iovec){ from, img->cow_buf, n };
-		ret = qcow2_meta_rw(img, false, &v, 1);
-		if (ret)
-			break;
-		for (i = 0; i < n / 8; i++)
-			p[i] &= ~cpu_to_be64(QCOW2_ENTRY_COPIED);
-		v.offset = to;
-		ret = qcow2_meta_rw(img, true, &v, 1);
-	}
-	mutex_unlock(&img->cow_lock);
-	return ret;
-}
-
-/* T held. Gives the L1 entry of @guest an L2 table of its own. */
-static int make_table(struct qcow2_image *img, u64 guest, struct qcow2_block *l1,
-		      u64 old, u64 *table)
-{
-	struct qcow2_block *slice = NULL;
-	struct qcow2_free *f = NULL;
-	LIST_HEAD(frees);
-	bool fresh;
-	int ret;
-
-	if (old) {
-		f = new_free(qcow2_cluster_index(&img->hdr, old), 1, true);
-		if (!f)
-			return -ENOMEM;
-		list_add(&f->link, &frees);
-	}
-	ret = qcow2_alloc_table(img, table, &fresh);
-	if (ret)
-		goto out_frees;
-	if (old) {
-		ret = copy_table(img, old, *table);
-	} else {
-		u64 pos = qcow2_l2_entry_offset(img, guest, *table);
-
-		if (!fresh)
-			ret = img->ops->zero(img->be, *table,
-					     qcow2_cluster_size(&img->hdr));
-		if (!ret)
-			ret = qcow2_cache_new(img, QCOW2_BLOCK_L2,
-					      qcow2_block_start(img, pos), &slice);
-	}
-	if (ret) {
-		qcow2_alloc_abort(img, *table, 1, true);
-		goto out_frees;
-	}
-	spin_lock(&img->cache.lock);
-	/* the L1 table never goes: its blocks are the image's for ever */
-	WARN_ON_ONCE(!qcow2_cache_change(img, l1));
-	WRITE_ONCE(*qcow2_block_entry(img, l1, qcow2_l1_entry_offset(img, guest)),
-		   qcow2_entry_encode(*table, true));
-	qcow2_commit_unlink(img, &frees);
-	spin_unlock(&img->cache.lock);
-	qcow2_cache_put(img, slice);
-	return 0;
-out_frees:
-	discard_frees(&frees);
-	return ret;
-}
-
-/* Pins the slice of @guest in a table that may be changed. */
-static int writable_slice(struct qcow2_image *img, u64 guest,
-			  struct qcow2_block **slice)
-{
-	struct qcow2_block *l1;
-	bool copied;
-	u64 table;
-	int ret;
-
-	mutex_lock(table_lock(img, guest));
-	ret = qcow2_map_l1(img, guest, &l1, &table, &copied);
-	if (ret)
-		goto out;
-	if (!table || !copied)
-		ret = make_table(img, guest, l1, table, &table);
-	if (!ret)
-		ret = qcow2_map_slice(img, guest, table, slice);
-	qcow2_cache_put(img, l1);
-out:
-	mutex_unlock(table_lock(img, guest));
-	return ret;
-}
-
-/* ---------------------------------------------------------------- */
 
 /*
  * Counts the clusters of the owned range that need the same as the first, up
- * to @end; a run of reserved clusters also lies in a row on the host.
+ * to @end; a run whose host clusters are there also lies in a row on the host.
  */
-static int classify(struct qcow2_image *img, struct qcow2_write *w, u64 end,
-		    enum need *need)
+static int classify(struct qcow2_image *img, struct qcow2_write *w, u64 guest,
+		    u64 end, enum need *need)
 {
 	struct qcow2_entry first, e;
 	u64 pos = w->guest;
@@ -180,17 +75,14 @@ static int classify(struct qcow2_image *img, struct qcow2_write *w, u64 end,
 
 	if (ret)
 		return ret;
-	*need = need_of(&first);
+	*need = need_of(img, pos, &first, guest, end);
 	w->first_host = first.host;
 	w->nr = 1;
 	for (pos += qcow2_cluster_size(&img->hdr); pos < end;
 	     pos += qcow2_cluster_size(&img->hdr)) {
-		u64 at = (u64)qcow2_l2_index(&img->hdr, pos) * 8;
-		__be64 raw = READ_ONCE(*qcow2_block_entry(img, w->slice, at));
-
 		/* what is wrong there is reported when its turn comes */
-		if (qcow2_l2_decode(&img->hdr, raw, &e) ||
-		    need_of(&e) != *need ||
+		if (qcow2_map_decode(img, pos, w->slice, &e) ||
+		    need_of(img, pos, &e, guest, end) != *need ||
 		    (*need != NEED_CLUSTER && e.host != first.host + (pos - w->guest)))
 			break;
 		w->nr++;
@@ -198,68 +90,24 @@ static int classify(struct qcow2_image *img, struct qcow2_write *w, u64 end,
 	return 0;
 }
 
-static int no_overlap(struct qcow2_image *img, u64 guest, u64 host, u64 nr)
+/* ---------------------------------------------------------------- */
+
+/* Guest bytes of a run that @m says are data, to the new host cluster. */
+static int copy_data(struct qcow2_image *img, u64 guest,
+		     const struct qcow2_mapping *m, u64 to)
 {
-	const char *what = qcow2_overlap_find(img,
-			qcow2_cluster_index(&img->hdr, host), nr);
-
-	if (!what)
-		return 0;
-	return qcow2_corrupt(img,
-			     "L2 table %llu: entry %u names %#llx, which is part of %s; the write is refused",
-			     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
-			     qcow2_l2_index(&img->hdr, guest),
-			     (unsigned long long)host, what);
-}
-
-/* Remembers what the old entries of the run name, for when they are gone. */
-static int collect_frees(struct qcow2_image *img, struct qcow2_write *w)
-{
-	struct qcow2_free *f = NULL;
-	u64 i;
-
-	for (i = 0; i < w->nr; i++) {
-		struct qcow2_entry e;
-		u64 cluster;
-		int ret;
-
-		ret = qcow2_map_entry(img, w->guest + (i << img->hdr.cluster_bits),
-				      w->slice, &e);
-		if (ret)
-			return ret;
-		if (!e.host)
-			continue;
-		/* metadata is not freed as somebody's old data, either */
-		ret = no_overlap(img, w->guest + (i << img->hdr.cluster_bits),
-				 e.host, 1);
-		if (ret)
-			return ret;
-		cluster = qcow2_cluster_index(&img->hdr, e.host);
-		if (f && f->cluster + f->nr == cluster) {
-			f->nr++;
-			continue;
-		}
-		f = new_free(cluster, 1, false);
-		if (!f)
-			return -ENOMEM;
-		list_add_tail(&f->link, &w->frees);
-	}
-	return 0;
-}
-
-static int copy_data(struct qcow2_image *img, u64 guest, u64 from, u64 to,
-		     u64 len)
-{
+	u64 from = m->host, len = m->len;
 	int ret = 0;
 
 	mutex_lock(&img->cow_lock);
 	while (!ret && len) {
 		u32 n = min_t(u64, len, QCOW2_COW_BYTES);
 
-		ret = img->ops->data_read(img->be, guest, from, img->cow_buf, n);
+		ret = m->store->ops->data_read(m->store->be, guest, from,
+					       img->cow_buf, n);
 		if (!ret)
-			ret = img->ops->data_write(img->be, guest, to,
-						   img->cow_buf, n);
+			ret = img->data.ops->data_write(img->data.be, guest, to,
+							img->cow_buf, n);
 		guest += n;
 		from += n;
 		to += n;
@@ -269,29 +117,89 @@ static int copy_data(struct qcow2_image *img, u64 guest, u64 from, u64 to,
 	return ret;
 }
 
-/*
- * Fills guest bytes [from, to), inside one cluster of the run, with what the
- * guest reads there now.
- */
-static int fill(struct qcow2_image *img, struct qcow2_write *w, u64 from, u64 to,
-		bool fresh)
+static int copy_compressed(struct qcow2_image *img, u64 guest,
+			   const struct qcow2_mapping *m, u64 to)
 {
-	u64 host = w->first_host + (from - w->guest);
-	struct qcow2_entry e;
-	int ret;
+	struct qcow2_inflated *s;
+	u64 done;
+	int ret = qcow2_inflate_get(m->img, m->host, m->csize, &s);
 
-	if (from == to)
-		return 0;
-	ret = qcow2_map_entry(img, from, w->slice, &e);
 	if (ret)
 		return ret;
-	if (e.kind == QCOW2_DATA)
-		return copy_data(img, from,
-				 e.host + qcow2_in_cluster(&img->hdr, from),
-				 host, to - from);
-	if (fresh)
+	mutex_lock(&img->cow_lock);
+	for (done = 0; !ret && done < m->len; done += QCOW2_COW_BYTES) {
+		u32 n = min_t(u64, m->len - done, QCOW2_COW_BYTES);
+
+		memcpy(img->cow_buf, (u8 *)s->data + m->skip + done, n);
+		ret = img->data.ops->data_write(img->data.be, guest + done,
+						to + done, img->cow_buf, n);
+	}
+	mutex_unlock(&img->cow_lock);
+	qcow2_inflate_put(m->img, s);
+	return ret;
+}
+
+/*
+ * Fills guest bytes [from, to), inside one cluster of the run, with what the
+ * guest reads there now, and with zeros beyond the end of the virtual disk.
+ */
+static int fill(struct qcow2_image *img, const struct qcow2_write *w, u64 from,
+		u64 to, bool fresh)
+{
+	u64 disk_end = round_up(img->hdr.size, 512ull);
+	int ret = 0;
+
+	while (!ret && from < to) {
+		u64 host = w->first_host + (from - w->guest);
+		struct qcow2_mapping m = { .len = to - from };
+
+		if (from < disk_end)
+			ret = qcow2_map(img, from, min(to, disk_end) - from, &m);
+		if (ret)
+			break;
+		if (m.kind == QCOW2_DATA)
+			ret = copy_data(img, from, &m, host);
+		else if (m.kind == QCOW2_COMPRESSED)
+			ret = copy_compressed(img, from, &m, host);
+		else if (!fresh)
+			ret = img->data.ops->zero(img->data.be, host, m.len);
+		from += m.len;
+	}
+	return ret;
+}
+
+/*
+ * Fills what must be filled of guest bytes [from, to), which the write does not
+ * cover: the part of a subcluster that it begins or ends in, unless that is in
+ * the host cluster already; and what a new host cluster has to have.
+ */
+static int fill_part(struct qcow2_image *img, const struct qcow2_write *w,
+		     u64 from, u64 to, bool fresh)
+{
+	u64 step = qcow2_sub_size(&img->hdr);
+	struct qcow2_entry e;
+	u64 pos, next, end;
+	int ret;
+
+	if (from >= to)
 		return 0;
-	return img->ops->zero(img->be, host, to - from);
+	ret = qcow2_map_entry(img, from, w->slice, &e);
+	for (pos = from; !ret && pos < to; pos = next) {
+		u32 sub = qcow2_sub_index(&img->hdr, pos);
+		enum qcow2_kind kind = qcow2_sub_kind(&img->hdr, &e, sub);
+		bool there = kind == QCOW2_DATA || kind == QCOW2_COMPRESSED;
+
+		end = (pos & ~(step - 1)) + step;
+		next = min(end, to);
+		/* begins before or ends after: the write has the rest of it */
+		if ((pos & (step - 1)) || next != end)
+			there = w->taken || !there;
+		else
+			there = w->taken && there;
+		if (there)
+			ret = fill(img, w, pos, next, fresh);
+	}
+	return ret;
 }
 
 /* Head and tail of the run that the guest's bytes [from, to) do not cover. */
@@ -299,9 +207,45 @@ static int fill_around(struct qcow2_image *img, struct qcow2_write *w, u64 from,
 		       u64 to, bool fresh)
 {
 	u64 end = w->guest + (w->nr << img->hdr.cluster_bits);
-	int ret = fill(img, w, w->guest, from, fresh);
+	int ret = fill_part(img, w, w->guest, from, fresh);
 
-	return ret ?: fill(img, w, to, end, fresh);
+	return ret ?: fill_part(img, w, to, end, fresh);
+}
+
+/* Remembers what the old entries of the run name, for when they are gone. */
+static int collect_frees(struct qcow2_image *img, struct qcow2_write *w)
+{
+	int ret = 0;
+	u64 i;
+
+	for (i = 0; !ret && i < w->nr; i++) {
+		u64 pos = w->guest + (i << img->hdr.cluster_bits);
+		struct qcow2_entry e;
+
+		ret = qcow2_map_entry(img, pos, w->slice, &e);
+		if (!ret)
+			ret = qcow2_link_free(img, pos, &e, &w->frees);
+	}
+	return ret;
+}
+
+/* Host clusters for the owned run, or for its beginning. */
+static int get_clusters(struct qcow2_image *img, struct qcow2_write *w,
+			bool *fresh)
+{
+	if (!qcow2_external(&img->hdr))
+		return qcow2_alloc_run(img, w->nr, &w->first_host, &w->nr, fresh);
+	/* where it is follows from the guest offset; what is there is not known */
+	*fresh = false;
+	w->first_host = w->guest;
+	return img->data.ops->grow(img->data.be, w->guest +
+				   (w->nr << img->hdr.cluster_bits));
+}
+
+static void give_back(struct qcow2_image *img, const struct qcow2_write *w)
+{
+	if (w->taken && !qcow2_external(&img->hdr))
+		qcow2_alloc_abort(img, w->first_host, w->nr, false);
 }
 
 /* The owned run needs host clusters. */
@@ -311,30 +255,32 @@ static int take_clusters(struct qcow2_image *img, struct qcow2_write *w,
 	bool fresh;
 	int ret;
 
-	ret = qcow2_alloc_run(img, w->nr, &w->first_host, &w->nr, &fresh);
+	ret = get_clusters(img, w, &fresh);
 	if (ret)
 		return ret;
+	w->taken = true;
 	w->len = min(end, w->guest + (w->nr << img->hdr.cluster_bits)) - guest;
 	ret = collect_frees(img, w);
 	if (!ret)
 		ret = fill_around(img, w, guest, guest + w->len, fresh);
 	if (ret)
-		qcow2_alloc_abort(img, w->first_host, w->nr, false);
+		give_back(img, w);
 	return ret;
 }
 
-/* The owned run has its host clusters; they hold anything. */
+/* The owned run has its host clusters; what is not data there is anything. */
 static int use_reserved(struct qcow2_image *img, struct qcow2_write *w,
 			u64 guest, u64 end)
 {
-	int ret = no_overlap(img, guest, w->first_host, w->nr);
+	u64 host_end = w->first_host + (w->nr << img->hdr.cluster_bits);
+	int ret = qcow2_link_check(img, guest, w->first_host, w->nr);
 
-	if (!ret)
-		ret = qcow2_alloc_reach(img, w->first_host +
-					(w->nr << img->hdr.cluster_bits));
+	if (!ret && qcow2_external(&img->hdr))
+		ret = img->data.ops->grow(img->data.be, host_end);
+	else if (!ret)
+		ret = qcow2_alloc_reach(img, host_end);
 	if (ret)
 		return ret;
-	w->reserved = true;
 	w->len = min(end, w->guest + (w->nr << img->hdr.cluster_bits)) - guest;
 	return fill_around(img, w, guest, guest + w->len, false);
 }
@@ -345,16 +291,16 @@ static int begin_owned(struct qcow2_image *img, u64 guest, u64 end,
 	enum need need;
 	int ret;
 
-	ret = writable_slice(img, guest, &w->slice);
+	ret = qcow2_link_slice(img, guest, &w->slice);
 	if (ret)
 		return ret;
-	ret = classify(img, w, end, &need);
+	ret = classify(img, w, guest, end, &need);
 	if (ret)
 		goto out;
 	switch (need) {
 	case NEED_NOTHING:
 		/* somebody else was first, or the slice is not trusted as a whole */
-		ret = no_overlap(img, guest, w->first_host, w->nr);
+		ret = qcow2_link_check(img, guest, w->first_host, w->nr);
 		w->in_place = true;
 		w->durable = false;
 		w->len = min(end, w->guest + (w->nr << img->hdr.cluster_bits)) -
@@ -366,15 +312,10 @@ static int begin_owned(struct qcow2_image *img, u64 guest, u64 end,
 	case NEED_CLUSTER:
 		ret = take_clusters(img, w, guest, end);
 		break;
-	case NEED_INFLATE:
-		img->ops->log(img->be,
-			      "a compressed cluster is to be written, which is not supported yet");
-		ret = -EIO;
-		break;
 	}
 out:
 	if (ret) {
-		discard_frees(&w->frees);
+		qcow2_link_forget(&w->frees);
 		qcow2_cache_put(img, w->slice);
 		return ret;
 	}
@@ -432,7 +373,7 @@ int qcow2_write_begin(struct qcow2_image *img, u64 guest, u64 len,
 
 	memset(w, 0, sizeof(*w));
 	w->epoch = port_epoch_enter(&img->epoch);
-	ret = qcow2_map(img, guest, len, &m);
+	ret = qcow2_map_top(img, guest, len, &m);
 	if (!ret && m.in_place) {
 		w->in_place = true;
 		w->durable = m.durable;
@@ -450,31 +391,24 @@ int qcow2_write_begin(struct qcow2_image *img, u64 guest, u64 len,
 	return ret;
 }
 
-/*
- * The data is there: the L2 entries follow it. A slice whose table was freed
- * meanwhile belongs to nobody: a damaged image had two names for the table.
- */
-static int link_clusters(struct qcow2_image *img, struct qcow2_write *w)
+/* What the entry of the cluster at @guest becomes. */
+static void written(struct qcow2_image *img, u64 guest, struct qcow2_entry *e,
+		    void *arg)
 {
-	__be64 *p = qcow2_block_entry(img, w->slice,
-			(u64)qcow2_l2_index(&img->hdr, w->guest) * 8);
-	bool ours;
-	u64 i;
+	const struct qcow2_write *w = arg;
+	u64 from = first_byte(w);
+	u32 mask = touched(img, guest, from, from + w->len);
 
-	spin_lock(&img->cache.lock);
-	ours = qcow2_cache_change(img, w->slice);
-	for (i = 0; ours && i < w->nr; i++)
-		WRITE_ONCE(p[i], qcow2_entry_encode(w->first_host +
-				(i << img->hdr.cluster_bits), true));
-	if (ours)
-		qcow2_commit_unlink(img, &w->frees);
-	spin_unlock(&img->cache.lock);
-	if (!ours)
-		return qcow2_corrupt(img, "L2 table %llu was freed while it was in use",
-				     (unsigned long long)qcow2_l1_index(&img->hdr,
-									w->guest));
-	atomic64_add(w->nr, &img->stats.mapped);
-	return 0;
+	if (e->kind == QCOW2_COMPRESSED) {
+		/* all of it has been copied */
+		e->alloc = qcow2_extended(&img->hdr) ? U32_MAX : 0;
+		e->zero = 0;
+	}
+	e->kind = QCOW2_DATA;
+	e->alloc |= mask;
+	e->zero &= ~mask;
+	e->host = w->first_host + (guest - w->guest);
+	e->copied = true;
 }
 
 /**
@@ -490,10 +424,13 @@ int qcow2_write_end(struct qcow2_image *img, struct qcow2_write *w, int error)
 {
 	if (w->slice && !w->in_place) {
 		if (!error)
-			error = link_clusters(img, w);
-		else if (!w->reserved)
-			qcow2_alloc_abort(img, w->first_host, w->nr, false);
-		discard_frees(&w->frees);
+			error = qcow2_link(img, w->slice, w->guest, w->nr,
+					   written, w, &w->frees);
+		else
+			give_back(img, w);
+		if (!error)
+			atomic64_add(w->nr, &img->stats.mapped);
+		qcow2_link_forget(&w->frees);
 	}
 	if (w->slice) {
 		qcow2_cache_put(img, w->slice);

@@ -10,11 +10,11 @@
 
 /**
  * struct qcow2_write - one step of a guest write
- * @host: host offset in bytes of the first guest byte
+ * @host: host offset in bytes of the first guest byte, in img->data
  * @len: bytes to write there, at most what was asked for
  * @in_place: nothing is to be linked; qcow2_write_end() is still owed
  * @durable: with @in_place: the entries that lead there are on the disk
- * @reserved: the clusters were ZERO_ALLOC, not taken
+ * @taken: host clusters were taken for it
  * @guest: guest offset in bytes of the first cluster
  * @nr: number of clusters
  * @first_host: host offset in bytes of the first cluster
@@ -23,7 +23,7 @@
  * @range: guest clusters that are owned, with @slice
  * @frees: struct qcow2_free: host clusters that the old entries name
  *
- * From @reserved on, it belongs to write.c.
+ * From @taken on, it belongs to write.c.
  */
 struct qcow2_write {
 	u64 host;
@@ -31,7 +31,7 @@ struct qcow2_write {
 	bool in_place;
 	bool durable;
 
-	bool reserved;
+	bool taken;
 	u64 guest;
 	u64 nr;
 	u64 first_host;

@@ -181,7 +181,7 @@ static const u8 *host_bytes(const struct membackend *be, u64 host)
 static bool read_block(struct run *r, struct qcow2_image *img, unsigned int i)
 {
 	u64 number = r->seq->blocks[i].number, gen;
-	s64 seen = SEQ_ZERO;
+	s64 seen = seq_zero_generation(r->seq, number, r->end);
 	struct qcow2_mapping m;
 	const u8 *p;
 
@@ -313,7 +313,8 @@ static bool verify(struct run *r, int *verdict)
 static void describe_op(const struct run *r, u64 i)
 {
 	static const char * const kinds[] = {
-		"read", "write", "data read", "data write", "zero", "grow",
+		"read", "write", "data read", "data write", "zero", "discard",
+		"grow",
 		"flush", "trim",
 	};
 	const struct mem_op *op = op_at(r, i);

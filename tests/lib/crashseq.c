@@ -7,6 +7,7 @@
 #include "commit.h"
 #include "map.h"
 #include "write.h"
+#include "zero.h"
 
 #define MAX_SPAN (16ull << 20)	/* larger images take too long to copy */
 #define MAX_LEN (96u << 10)
@@ -316,8 +317,9 @@ static struct seq_write *new_write(struct sequence *s, u64 guest, u64 len)
 	if (!s->writes)
 		abort();
 	s->writes[s->nr_writes] = (struct seq_write){
-		guest / 512, len / 512, ++s->generation, U64_MAX, U64_MAX,
-		U64_MAX };
+		.block = guest / 512, .nr = len / 512,
+		.generation = ++s->generation, .done = U64_MAX,
+		.fua_at = U64_MAX, .op = U64_MAX };
 	return &s->writes[s->nr_writes++];
 }
 
@@ -421,6 +423,89 @@ static struct seq_open *free_slot(struct sequence *s)
 	return NULL;
 }
 
+s64 seq_zero_generation(const struct sequence *s, u64 number, u64 pos)
+{
+	s64 newest = SEQ_ZERO;
+	u64 i;
+
+	for (i = 0; i < s->nr_writes; i++)
+		if (s->writes[i].zero && s->writes[i].op <= pos &&
+		    number - s->writes[i].block < s->writes[i].nr)
+			newest = s->writes[i].generation;
+	return newest;
+}
+
+/* What a block that should read as @generation does read as. */
+static bool reads_as(const struct sequence *s, const u8 *buf, u64 number,
+		     s64 generation)
+{
+	u64 gen;
+
+	if (stamp_is_zero(buf))
+		return seq_zero_generation(s, number, U64_MAX) == generation;
+	return stamp_get(buf, number, &gen) && (s64)gen == generation;
+}
+
+/* These bytes are zeros now, by an operation that began at @pos in the log. */
+static void zeroed(struct sequence *s, u64 guest, u64 len, u64 pos)
+{
+	struct seq_write *w = new_write(s, guest, len);
+	unsigned int i;
+
+	w->zero = true;
+	w->op = pos;
+	w->done = s->time++;
+	for (i = 0; i < s->nr_blocks; i++)
+		if (s->blocks[i].number - w->block < w->nr)
+			s->blocks[i].newest = w->generation;
+}
+
+/* A discard may leave some of its bytes; the guest looks which. */
+static void discarded(struct sequence *s, u64 guest, u64 len, u64 pos)
+{
+	u8 buf[512];
+
+	for (; len && !*s->fail; guest += 512, len -= 512) {
+		int ret = guest_read(s->img, guest, buf, 512);
+
+		if (ret)
+			fail(s, "read after discard: error %d", ret);
+		else if (stamp_is_zero(buf))
+			zeroed(s, guest, 512, pos);
+	}
+}
+
+static void step_zero(struct sequence *s)
+{
+	static const char * const names[] = { "discard", "zero", "zero, keep" };
+	struct qcow2_waiter waiter = { .wake = NULL };
+	enum qcow2_zero_how how = rnd(s, 3);
+	u64 guest, len, done, pos;
+	int ret;
+
+	choose_range(s, &guest, &len);
+	if (overlaps_open(s, guest, len))
+		return;
+	trace(s, "%s at %#llx+%#llx", names[how], (unsigned long long)guest,
+	      (unsigned long long)len);
+	for (; len && !*s->fail; guest += done, len -= done) {
+		pos = s->live.nr_log;
+		ret = qcow2_zero(s->img, guest, len, how, &done, &waiter);
+		if (ret == -ENOSPC)
+			return;
+		if (ret) {
+			fail(s, "%s at %#llx: error %d: %s", names[how],
+			     (unsigned long long)guest, ret,
+			     mem_last_msg(&s->live));
+			return;
+		}
+		if (how == QCOW2_DISCARD)
+			discarded(s, guest, done, pos);
+		else
+			zeroed(s, guest, done, pos);
+	}
+}
+
 /* A whole write, FUA or not. */
 static void step_write(struct sequence *s, bool fua)
 {
@@ -509,7 +594,8 @@ static void step_reader(struct sequence *s)
 	if (qcow2_map(s->img, b->number * 512, 512, &m))
 		fail(s, "map: %s", mem_last_msg(&s->live));
 	r->host = m.host;
-	r->used = m.kind == QCOW2_DATA && r->least != SEQ_ZERO;
+	r->used = m.kind == QCOW2_DATA && r->least != SEQ_ZERO &&
+		seq_zero_generation(s, b->number, U64_MAX) != r->least;
 	if (!r->used)
 		port_epoch_exit(&s->img->epoch, r->epoch);
 }
@@ -529,8 +615,8 @@ static void look(struct sequence *s)
 		if (overlaps_open(s, b->number * 512, 512))
 			continue;
 		ret = guest_read(s->img, b->number * 512, buf, 512);
-		good = b->newest == SEQ_ZERO ? stamp_is_zero(buf) :
-			stamp_get(buf, b->number, &gen) && (s64)gen == b->newest;
+		good = reads_as(s, buf, b->number, b->newest);
+		stamp_get(buf, b->number, &gen);
 		if (ret || !good)
 			fail(s, "block %llu reads generation %lld, not %lld (error %d)",
 			     (unsigned long long)b->number, (long long)gen,
@@ -597,7 +683,9 @@ static void step(struct sequence *s)
 {
 	u32 what = rnd(s, 100);
 
-	if (what < 30)
+	if (what < 8)
+		step_zero(s);
+	else if (what < 30)
 		step_write(s, false);
 	else if (what < 40)
 		step_write(s, true);

@@ -35,13 +35,14 @@ struct seq_block {
 	s64 newest;	/* completed */
 };
 
-/* One step of a guest write. */
+/* One step of a guest write, or of what makes zeros. */
 struct seq_write {
 	u64 block, nr;
 	s64 generation;
+	bool zero;	/* it reads as zeros */
 	u64 done;	/* time of completion, U64_MAX: never */
 	u64 fua_at;	/* log position where it became durable, U64_MAX: never */
-	u64 op;		/* log position of the data */
+	u64 op;		/* log position of the data, or of the beginning */
 };
 
 /* The host acknowledged: all that was done before @time is durable. */
@@ -117,6 +118,12 @@ struct sequence {
 /* Chooses everything from the seed and runs it. */
 void seq_run(struct sequence *s, u64 seed, enum seq_kind kind);
 void seq_destroy(struct sequence *s);
+
+/*
+ * What zeros in a block can be, in a log that ends at @pos: the newest generation
+ * of zeros, or SEQ_ZERO.
+ */
+s64 seq_zero_generation(const struct sequence *s, u64 number, u64 pos);
 
 /* A line about the parameters; static buffer. */
 const char *seq_describe(const struct sequence *s);

@@ -4,8 +4,10 @@
  */
 #include "guestio.h"
 #include "commit.h"
+#include "inflate.h"
 #include "map.h"
 #include "write.h"
+#include "zero.h"
 
 static void wake(struct qcow2_waiter *w)
 {
@@ -41,6 +43,18 @@ void guest_waiter_destroy(struct guest_waiter *w)
 	pthread_cond_destroy(&w->c);
 }
 
+static int read_compressed(const struct qcow2_mapping *m, void *buf)
+{
+	struct qcow2_inflated *s;
+	int ret = qcow2_inflate_get(m->img, m->host, m->csize, &s);
+
+	if (ret)
+		return ret;
+	memcpy(buf, (u8 *)s->data + m->skip, m->len);
+	qcow2_inflate_put(m->img, s);
+	return 0;
+}
+
 int guest_read(struct qcow2_image *img, u64 offset, void *buf, u64 len)
 {
 	u8 *p = buf;
@@ -53,12 +67,12 @@ int guest_read(struct qcow2_image *img, u64 offset, void *buf, u64 len)
 		if (ret)
 			ret = qcow2_map(img, offset, len, &m);
 		if (!ret && m.kind == QCOW2_COMPRESSED)
-			ret = -EOPNOTSUPP;
-		if (!ret && qcow2_kind_reads_zero(m.kind))
+			ret = read_compressed(&m, p);
+		else if (!ret && qcow2_kind_reads_zero(m.kind))
 			memset(p, 0, m.len);
 		else if (!ret)
-			ret = img->ops->data_read(img->be, offset, m.host, p,
-						  m.len);
+			ret = m.store->ops->data_read(m.store->be, offset,
+						      m.host, p, m.len);
 		port_epoch_exit(&img->epoch, epoch);
 		if (ret)
 			return ret;
@@ -88,8 +102,8 @@ static int write_all(struct qcow2_image *img, u64 offset, const u8 *p, u64 len,
 		if (ret)
 			break;
 		*durable &= w.in_place && w.durable;
-		ret = img->ops->data_write(img->be, offset, w.host, (void *)p,
-					   w.len);
+		ret = img->data.ops->data_write(img->data.be, offset, w.host,
+						(void *)p, w.len);
 		ret = qcow2_write_end(img, &w, ret);
 		offset += w.len;
 		p += w.len;
@@ -104,6 +118,29 @@ int guest_write(struct qcow2_image *img, u64 offset, const void *buf, u64 len)
 	bool durable = true;
 
 	return write_all(img, offset, buf, len, &durable);
+}
+
+int guest_zero(struct qcow2_image *img, u64 offset, u64 len,
+	       enum qcow2_zero_how how)
+{
+	struct guest_waiter waiter;
+	int ret = 0;
+
+	guest_waiter_init(&waiter);
+	while (!ret && len) {
+		u64 done = 0;
+
+		ret = qcow2_zero(img, offset, len, how, &done, &waiter.w);
+		if (ret == -EINPROGRESS) {
+			guest_waiter_wait(&waiter);
+			ret = 0;
+			continue;
+		}
+		offset += done;
+		len -= done;
+	}
+	guest_waiter_destroy(&waiter);
+	return ret;
 }
 
 int guest_write_fua(struct qcow2_image *img, u64 offset, const void *buf, u64 len)

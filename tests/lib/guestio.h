@@ -7,14 +7,19 @@
 #define GUESTIO_H
 
 #include "image.h"
+#include "zero.h"
 
 /*
  * Offsets and lengths are multiples of 512 inside the virtual disk. 0 or a
- * negative errno; a read of a compressed cluster gives -EOPNOTSUPP. Reads from
- * a data cluster beyond the end of the file give zeros.
+ * negative errno. Reads from a data cluster beyond the end of the file give
+ * zeros.
  */
 int guest_read(struct qcow2_image *img, u64 offset, void *buf, u64 len);
 int guest_write(struct qcow2_image *img, u64 offset, const void *buf, u64 len);
+
+/* Discard or write-zeroes. */
+int guest_zero(struct qcow2_image *img, u64 offset, u64 len,
+	       enum qcow2_zero_how how);
 
 /*
  * A FUA write: when it returns 0 the bytes and what leads to them are durable.

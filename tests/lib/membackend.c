@@ -145,6 +145,19 @@ static int mem_zero(void *arg, u64 offset, u64 len)
 	return do_write(arg, MEM_ZERO, offset, NULL, len);
 }
 
+/* Afterwards the range is zeros in a file, and anything on a device. */
+static void mem_discard(void *arg, u64 offset, u64 len)
+{
+	struct membackend *be = arg;
+	u8 *junk = be->ops->growable ? NULL : malloc(len);
+
+	if (junk)
+		memset(junk, 0xdb, len);
+	if (offset + len <= be->size)
+		do_write(be, MEM_DISCARD, offset, junk, len);
+	free(junk);
+}
+
 static int mem_data_read(void *arg, u64 guest, u64 host, void *buf, u32 len)
 {
 	return do_read(arg, MEM_DATA_READ, host, buf, len);
@@ -240,7 +253,8 @@ static void mem_mode_changed(void *arg)
 }
 
 #define MEM_OPS(is_file) {						\
-	.rw = mem_rw, .zero = mem_zero, .flush = mem_flush,		\
+	.rw = mem_rw, .zero = mem_zero, .discard = mem_discard,		\
+	.flush = mem_flush,						\
 	.grow = mem_grow, .size = mem_size, .trim = mem_trim,		\
 	.data_read = mem_data_read, .data_write = mem_data_write,	\
 	.log = mem_log, .mode_changed = mem_mode_changed,		\
@@ -431,6 +445,7 @@ void mem_apply(struct membackend *be, const struct mem_op *op, u64 from, u64 to)
 	case MEM_WRITE:
 	case MEM_DATA_WRITE:
 	case MEM_ZERO:
+	case MEM_DISCARD:
 		end = op->offset + to;
 		if (be->ops->growable)
 			be->size = max(be->size, end);

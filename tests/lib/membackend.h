@@ -37,6 +37,7 @@ enum mem_kind {
 	MEM_DATA_READ,	/* ops->data_read */
 	MEM_DATA_WRITE,
 	MEM_ZERO,
+	MEM_DISCARD,
 	MEM_GROW,	/* offset 0, len: the new size */
 	MEM_FLUSH,
 	MEM_TRIM,	/* as MEM_GROW */
@@ -48,7 +49,7 @@ struct mem_op {
 	enum mem_kind kind;
 	u64 offset;
 	u64 len;
-	void *data;	/* MEM_WRITE, MEM_DATA_WRITE */
+	void *data;	/* MEM_WRITE, MEM_DATA_WRITE, MEM_DISCARD; NULL: zeros */
 };
 
 /* Operations number [at, at + count) of a kind, counted from 1, fail. */

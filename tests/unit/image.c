@@ -173,8 +173,8 @@ static void test_asked_read_only(void)
 	fx_destroy(&f);
 }
 
-static void refused(const char *what, void (*change)(struct membackend *be),
-		    u64 incompatible)
+static void refused(int error, const char *what,
+		    void (*change)(struct membackend *be), u64 incompatible)
 {
 	struct fixture f;
 	int ret;
@@ -184,7 +184,7 @@ static void refused(const char *what, void (*change)(struct membackend *be),
 	if (change)
 		change(&f.be);
 	ret = mem_open(&f.be, 0, &f.img, &f.err);
-	ok(ret == -EOPNOTSUPP && strstr(f.err.msg, what), "refused: %s", what);
+	ok(ret == error && strstr(f.err.msg, what), "refused: %s", what);
 	f.img = NULL;
 	fx_destroy(&f);
 }
@@ -193,12 +193,6 @@ static void backing(struct membackend *be)
 {
 	mem_set_be64(be, 8, 512);
 	mem_set_be32(be, 16, 4);
-}
-
-static void zstd(struct membackend *be)
-{
-	mem_set_be32(be, 100, 112);
-	be->data[104] = 1;
 }
 
 static void aes(struct membackend *be)
@@ -215,15 +209,33 @@ static void luks(struct membackend *be)
 	mem_set_be64(be, 120, 592);
 }
 
+/* What the header does not name is not to be given. */
+static void refused_files(void)
+{
+	struct qcow2_layer below = { .size = 1 << 20 };
+	struct qcow2_config cfg = { .backing = &below };
+	struct fixture f;
+
+	fx_make(&f, 16, 1 << 20);
+	ok(qcow2_image_open(f.be.ops, &f.be, &cfg, &f.img, &f.err) == -EINVAL &&
+	   strstr(f.err.msg, "names no backing file"), "refused: a backing file");
+	cfg = (struct qcow2_config){ .data = &below.store };
+	ok(qcow2_image_open(f.be.ops, &f.be, &cfg, &f.img, &f.err) == -EINVAL &&
+	   strstr(f.err.msg, "no external data file"), "refused: a data file");
+	f.img = NULL;
+	fx_destroy(&f);
+}
+
 static void test_refused(void)
 {
-	refused("a backing file", backing, 0);
-	refused("an external data file", NULL, QCOW2_INCOMPAT_DATA_FILE);
-	refused("extended L2 entries", NULL, QCOW2_INCOMPAT_EXTL2);
-	refused("zstd compression", zstd, QCOW2_INCOMPAT_COMPRESSION);
-	refused("LUKS encryption", luks, 0);
-	refused("AES encryption", aes, 0);
-	refused("bit 5", NULL, 1 << 5);
+	refused(-EINVAL, "names a backing file; give it", backing, 0);
+	refused(-EINVAL, "an external data file; give it", NULL,
+		QCOW2_INCOMPAT_DATA_FILE);
+	refused(-EUCLEAN, "contradict", NULL, QCOW2_INCOMPAT_COMPRESSION);
+	refused(-EOPNOTSUPP, "LUKS encryption", luks, 0);
+	refused(-EOPNOTSUPP, "AES encryption", aes, 0);
+	refused(-EOPNOTSUPP, "bit 5", NULL, 1 << 5);
+	refused_files();
 }
 
 static void test_open_errors(void)

@@ -211,35 +211,6 @@ static void test_snapshot(void)
 	fx_destroy(&f);
 }
 
-static void test_refused(void)
-{
-	static const struct {
-		const char *option, *what;
-	} cases[] = {
-		{ "-o compression_type=zstd", "zstd" },
-		{ "-o extended_l2=on", "extended L2" },
-		{ "-o data_file=d", "external data file" },
-		{ "-b base -F raw", "backing file" },
-	};
-	size_t i;
-
-	must(run("truncate -s 8M base"));
-	for (i = 0; i < ARRAY_SIZE(cases); i++) {
-		struct fixture f;
-		int ret;
-
-		memset(&f, 0, sizeof(f));
-		mem_init(&f.be, MEM_FILE, 0);
-		must(run("qemu-img create -q -f qcow2 %s q %u",
-			 cases[i].option, SIZE));
-		must(mem_load_file(&f.be, path("q")));
-		ret = mem_open(&f.be, 0, &f.img, &f.err);
-		ok(ret == -EOPNOTSUPP && strstr(f.err.msg, cases[i].what),
-		   "%s is refused by name", cases[i].option);
-		mem_destroy(&f.be);
-	}
-}
-
 int main(void)
 {
 	u32 i;
@@ -258,7 +229,6 @@ int main(void)
 	from_nothing(16, 4, 2);
 	test_zeros();
 	test_snapshot();
-	test_refused();
 	run("rm -f *");
 	rmdir(dir);
 	return tap_end();
