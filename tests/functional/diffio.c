@@ -103,7 +103,7 @@ struct job {
 	uint64_t *pending;	/* ledger: sectors written since the last flush */
 	size_t nr_pending;
 	size_t pending_room;
-	uint64_t reads, writes, flushes, fuas, bytes;
+	uint64_t reads, writes, zeroes, discards, flushes, fuas, bytes;
 	bool cut;		/* the device is gone */
 };
 
@@ -112,7 +112,7 @@ static struct {
 	uint64_t seed, size, max_io, operations;
 	double seconds;
 	unsigned int jobs, align;
-	bool read_only, verify;
+	bool read_only, verify, zero;
 } opt = {
 	.jobs = 4,
 	.align = SECTOR,
@@ -144,6 +144,8 @@ static void usage(FILE *out)
 	      "  -m BYTES    longest I/O (default: 1 MiB)\n"
 	      "  -r          only read\n"
 	      "  -v          only compare all of it\n"
+	      "  -z          write zeroes and discard, too; what is discarded\n"
+	      "              reads as zeros or, at its ends, as before\n"
 	      "  -p LEDGER   note in LEDGER what has to survive a power cut, end\n"
 	      "              quietly when DEVICE fails; with -v check that it did\n"
 	      "\n"
@@ -521,6 +523,46 @@ static void do_write(struct job *j, uint64_t start, uint64_t len)
 	wrote(j, start, len, fua);
 }
 
+static bool range_ioctl(const char *what, unsigned long request, uint64_t start,
+			uint64_t len)
+{
+	uint64_t range[2] = { start * SECTOR, len * SECTOR };
+
+	if (!ioctl(device_fd, request, range))
+		return true;
+	complain("%s of %" PRIu64 " bytes at %#" PRIx64 ": %s", what, range[1],
+		 range[0], strerror(errno));
+	return false;
+}
+
+static void do_zero(struct job *j, uint64_t start, uint64_t len)
+{
+	j->zeroes++;
+	if (!range_ioctl("write-zeroes", BLKZEROOUT, start, len))
+		return;
+	memset(j->expected, 0, len * SECTOR);
+	write_model(j->expected, len * SECTOR, start * SECTOR);
+}
+
+/* Each sector is zeros now, or what it was. */
+static void do_discard(struct job *j, uint64_t start, uint64_t len)
+{
+	static const unsigned char zeros[SECTOR];
+	uint64_t i;
+
+	j->discards++;
+	if (!range_ioctl("discard", BLKDISCARD, start, len) ||
+	    !all_of(pread(device_fd, j->io, len * SECTOR, start * SECTOR),
+		    len * SECTOR, "read", start * SECTOR))
+		return;
+	read_model(j->expected, len * SECTOR, start * SECTOR);
+	for (i = 0; i < len * SECTOR; i += SECTOR)
+		if (!memcmp(j->io + i, zeros, SECTOR))
+			memset(j->expected + i, 0, SECTOR);
+	compare(j->io, j->expected, len * SECTOR, start * SECTOR, "discard");
+	write_model(j->expected, len * SECTOR, start * SECTOR);
+}
+
 static void do_flush(struct job *j)
 {
 	size_t i;
@@ -557,6 +599,10 @@ static void *run_job(void *arg)
 		}
 		if (opt.read_only || what >= 60)
 			do_read(j, start, len);
+		else if (opt.zero && what < 10)
+			do_zero(j, start, len);
+		else if (opt.zero && what < 18)
+			do_discard(j, start, len);
 		else
 			do_write(j, start, len);
 		j->bytes += len * SECTOR;
@@ -712,7 +758,7 @@ static void parse_options(int argc, char **argv)
 	bool seeded = false;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "s:t:n:j:l:a:m:rvp:h", long_options,
+	while ((c = getopt_long(argc, argv, "s:t:n:j:l:a:m:rvzp:h", long_options,
 				NULL)) != -1) {
 		switch (c) {
 		case 's':
@@ -743,6 +789,9 @@ static void parse_options(int argc, char **argv)
 		case 'v':
 			opt.read_only = true;
 			opt.verify = true;
+			break;
+		case 'z':
+			opt.zero = true;
 			break;
 		case 'p':
 			opt.ledger = optarg;
@@ -825,6 +874,7 @@ static void free_jobs(struct job *jobs)
 static void report(const struct job *jobs, double seconds)
 {
 	uint64_t reads = 0, writes = 0, fuas = 0, flushes = 0, bytes = 0;
+	uint64_t zeroes = 0, discards = 0;
 	unsigned int i;
 	bool cut = false;
 
@@ -833,14 +883,17 @@ static void report(const struct job *jobs, double seconds)
 		writes += jobs[i].writes;
 		fuas += jobs[i].fuas;
 		flushes += jobs[i].flushes;
+		zeroes += jobs[i].zeroes;
+		discards += jobs[i].discards;
 		bytes += jobs[i].bytes;
 		cut |= jobs[i].cut;
 		if (ledger && ledger->last < operation_of(jobs[i].generation))
 			ledger->last = operation_of(jobs[i].generation);
 	}
 	printf("%" PRIu64 " reads, %" PRIu64 " writes (%" PRIu64 " FUA), %" PRIu64
-	       " flushes, %.1f MB in %.1f s%s\n",
-	       reads, writes, fuas, flushes, bytes / 1e6, seconds,
+	       " flushes, %" PRIu64 " write-zeroes, %" PRIu64
+	       " discards, %.1f MB in %.1f s%s\n",
+	       reads, writes, fuas, flushes, zeroes, discards, bytes / 1e6, seconds,
 	       cut ? ", until the device failed" : "");
 }
 
