@@ -38,8 +38,18 @@ as_user=()
 # hang. Leaves $status, stdout and stderr.
 run() {
 	status=0
-	timeout 10 "${as_user[@]}" ./qcow2setup "$@" >"$tmp/stdout" \
+	timeout 10 "${as_user[@]}" "$tmp/qcow2setup" "$@" >"$tmp/stdout" \
 		2>"$tmp/stderr" </dev/null || status=$?
+}
+
+# run_in DIRECTORY ARGUMENT...: the same with another working directory
+run_in() {
+	local dir=$1
+
+	shift
+	pushd "$dir" >/dev/null
+	run "$@"
+	popd >/dev/null
 }
 
 # ok NAME COMMAND...: a test that passes if the command succeeds.
@@ -136,7 +146,7 @@ agrees_with_qemu() {
 test_kinds() {
 	local name
 
-	for name in plain v2 c512 c2m r1 r64 lazy; do
+	for name in plain v2 c512 c2m r1 r64 lazy zstd extl2 compressed; do
 		ok "info $name" agrees_with_qemu $name.qcow2
 		ok "$name: read-write" says 'attach:              read-write'
 		run table $name.qcow2
@@ -151,7 +161,11 @@ test_kinds() {
 		ok "table --readonly $name" is "$(cat stdout)" \
 			"0 131072 qcow2 $tmp/$name.qcow2 1 read_only"
 	done
-	for name in overlay luks aes zstd extl2 data; do
+	for name in overlay data; do
+		ok "info $name" agrees_with_qemu $name.qcow2
+		ok "$name: read-write" says 'attach:              read-write'
+	done
+	for name in luks aes; do
 		ok "info $name" agrees_with_qemu $name.qcow2
 		ok "$name: not yet" says 'attach:              no: '
 		run table --readonly $name.qcow2
@@ -160,18 +174,10 @@ test_kinds() {
 }
 
 test_words() {
-	run table overlay.qcow2
-	ok "names a backing file" complains 'has a backing file'
-	run table data.qcow2
-	ok "names an external data file" complains 'has an external data file'
 	run table luks.qcow2
 	ok "names LUKS" complains 'has LUKS encryption'
 	run table aes.qcow2
 	ok "names AES" complains 'has AES encryption'
-	run table zstd.qcow2
-	ok "names zstd" complains 'has zstd compression'
-	run table extl2.qcow2
-	ok "names extended L2" complains 'has extended L2 entries'
 	run table dirty.qcow2
 	ok "names dirty" complains 'is marked dirty'
 	run table corrupt.qcow2
@@ -187,9 +193,13 @@ test_words() {
 }
 
 test_options() {
-	run table --readonly --sector-size 4096 --cache-bytes 2M plain.qcow2
+	run table --readonly --sector-size 4096 --cache-bytes 2M \
+		--no-discard-passdown plain.qcow2
 	ok "all options" is "$(cat stdout)" \
-		"0 131072 qcow2 $tmp/plain.qcow2 5 read_only sector_size 4096 cache_bytes 2097152"
+		"0 131072 qcow2 $tmp/plain.qcow2 6 read_only sector_size 4096 cache_bytes 2097152 no_discard_passdown"
+	run table --no-discard-passdown plain.qcow2
+	ok "--no-discard-passdown" is "$(cat stdout)" \
+		"0 131072 qcow2 $tmp/plain.qcow2 1 no_discard_passdown"
 	run table --json plain.qcow2
 	ok "table --json" is "$(json stdout 'o["line"], o["sectors"]')" \
 		"('0 131072 qcow2 $tmp/plain.qcow2', 131072)"
@@ -221,6 +231,14 @@ test_usage() {
 	ok "unknown option" is $status 1
 	run table --sector-size 1024 plain.qcow2
 	ok "bad sector size" fails 1 '512 or 4096'
+	run table --backing-format vmdk plain.qcow2
+	ok "bad backing format" fails 1 "qcow2 or raw, not 'vmdk'"
+	run info --data-file x plain.qcow2
+	ok "info --data-file without --chain" fails 1 'leave --data-file out'
+	run info --backing-format raw plain.qcow2
+	ok "info --backing-format without --chain" fails 1 'or give --chain'
+	run status --chain
+	ok "--chain is for info" fails 1 "does not take --chain"
 	run table --cache-bytes 0 plain.qcow2
 	ok "bad cache size" fails 1 'number of bytes'
 	run table --cache-bytes 18446744073709551615K plain.qcow2
@@ -320,7 +338,14 @@ test_random() {
 	ok "60 headers with a random byte (SEED=$seed)" is "$bad" ""
 }
 
-# At most 64 KiB are read, and no file but the image is opened.
+# bytes_read FILE: as far as the last trace goes
+bytes_read() {
+	awk -F '= ' -v file="$1>" '/pread64/ && index($0, file) { n += $NF }
+		END { print n + 0 }' trace
+}
+
+# At most 64 KiB are read of each, and no file but the image is opened unless
+# that is asked for.
 test_reads() {
 	if ! command -v strace >/dev/null; then
 		count=$((count + 1))
@@ -331,8 +356,12 @@ test_reads() {
 	ASAN_OPTIONS=detect_leaks=0 strace -y -e trace=open,openat,read,pread64 -o trace \
 		./qcow2setup info overlay.qcow2 >stdout 2>stderr
 	ok "opens no backing file" is "$(grep -c plain trace || true)" 0
-	ok "reads only the header" is \
-		"$(awk -F '= ' '/pread64.*overlay/ { n += $NF } END { print n }' trace)" 65536
+	ok "reads only the header" is "$(bytes_read overlay.qcow2)" 65536
+	ASAN_OPTIONS=detect_leaks=0 strace -y -e trace=open,openat,read,pread64 -o trace \
+		./qcow2setup info --chain chain/top.qcow2 >stdout 2>stderr
+	ok "reads one header of each layer" is \
+		"$(bytes_read top.qcow2) $(bytes_read mid.qcow2) $(bytes_read base.raw)" \
+		"65536 $(stat -c %s chain/sub/mid.qcow2) 0"
 }
 
 # Names that a table line cannot hold as they are.
@@ -355,8 +384,237 @@ test_paths() {
 		"0 131072 qcow2 $tmp/"'new\012line.qcow2'
 	run info $'new\nline.qcow2'
 	ok "info shows it on one line" says 'new\x0aline.qcow2'
+	cp plain.qcow2 'disk#1.qcow2'
+	run table 'disk#1.qcow2'
+	ok "what dmsetup takes for a comment" says "$tmp/"'disk\0431.qcow2'
 	run table ././plain.qcow2
 	ok "relative path" says " $tmp/plain.qcow2"
+}
+
+# A line with its files: table_is IMAGE WORDS OPTION-WORD...
+table_is() {
+	local image=$1
+
+	shift
+	is "$status $(cat stdout)" "0 0 131072 qcow2 $tmp/chain/$image $*"
+}
+
+test_chains() {
+	local c=$tmp/chain o
+
+	run info --chain plain.qcow2
+	ok "a chain of one" says \
+		"chain:               $tmp/plain.qcow2: qcow2, 64.0 MiB (67108864 bytes), clusters of 65536 bytes"
+	run info plain.qcow2
+	ok "no chain unasked" is "$(grep -c chain: stdout || true)" 0
+	run info --json plain.qcow2
+	ok "no chain unasked, in JSON" is "$(json stdout 'o["chain"]')" None
+	o="backing qcow2 $c/sub/mid.qcow2 backing raw $c/sub/../base.raw"
+	run table chain/top.qcow2
+	ok "relative names begin at the image" table_is top.qcow2 6 "$o"
+	run_in chain/sub table ../top.qcow2
+	ok "and not at the working directory" is "$(cat stdout)" \
+		"0 131072 qcow2 $c/sub/../top.qcow2 6 backing qcow2 $c/sub/../sub/mid.qcow2 backing raw $c/sub/../sub/../base.raw"
+	run_in / table "$c/top.qcow2"
+	ok "whatever that is" table_is top.qcow2 6 "$o"
+	run table --json chain/top.qcow2
+	ok "a chain in JSON" is \
+		"$(json stdout '[(l["path"], l["format"], l["virtual_size"], l["cluster_size"]) for l in o["chain"]]')" \
+		"[('$c/top.qcow2', 'qcow2', 67108864, 65536), ('$c/sub/mid.qcow2', 'qcow2', 33554432, 4096), ('$c/sub/../base.raw', 'raw', 1000, None)]"
+	run info --chain chain/top.qcow2
+	ok "info --chain" both succeeds '' says \
+		"                     $c/sub/mid.qcow2: qcow2, 32.0 MiB (33554432 bytes), clusters of 4096 bytes"
+	ok "info --chain of a raw file" says "$c/sub/../base.raw: raw, 1000 bytes"
+	run info --chain --json chain/top.qcow2
+	ok "info --chain --json" is "$(json stdout \
+		'len(o["chain"]), [l["error"] for l in o["chain"]], o["attach"]["mode"]')" \
+		"(3, [None, None, None], 'read-write')"
+	run table --readonly --sector-size 4096 --no-discard-passdown chain/top.qcow2
+	ok "layers come last" table_is top.qcow2 \
+		"10 read_only sector_size 4096 no_discard_passdown $o"
+	run table 'chain/over lay.qcow2'
+	ok "spaces in names" table_is 'over\040lay.qcow2' \
+		"3 backing qcow2 $c/"'with\040space/base\040\0431.qcow2'
+	run table chain/absolute.qcow2
+	ok "an absolute name" table_is absolute.qcow2 "3 backing qcow2 $tmp/plain.qcow2"
+	run table chain/file.qcow2
+	ok "file: before an absolute name" table_is file.qcow2 \
+		"3 backing qcow2 $tmp/plain.qcow2"
+	run table chain/dot.qcow2
+	ok "a colon behind a slash" table_is dot.qcow2 "3 backing qcow2 $c/x:y.qcow2"
+	run table chain/emptyraw.qcow2
+	ok "an empty raw file" table_is emptyraw.qcow2 "3 backing raw $c/empty"
+	run table chain/on-dirty.qcow2
+	ok "a dirty image below" table_is on-dirty.qcow2 "3 backing qcow2 $tmp/dirty.qcow2"
+	run table chain/on-snapshot.qcow2
+	ok "an image with snapshots below" table_is on-snapshot.qcow2 \
+		"3 backing qcow2 $tmp/snapshot.qcow2"
+	run table --backing-format raw chain/top.qcow2
+	ok "--backing-format is not against the header" table_is top.qcow2 6 "$o"
+}
+
+# What a chain cannot be made of, by name.
+test_bad_chains() {
+	local c=$tmp/chain
+
+	run table chain/missing.qcow2
+	ok "a missing layer" fails 4 \
+		"The backing file of $c/missing.qcow2: $c/nothing.qcow2 does not exist."
+	run open chain/missing.qcow2 x
+	ok "open: a missing layer" fails 4 "$c/nothing.qcow2 does not exist."
+	run info --chain chain/missing.qcow2
+	ok "info --chain: a missing layer" both succeeds '' says \
+		"broken: The backing file of $c/missing.qcow2: $c/nothing.qcow2 does not exist."
+	ok "it cannot be attached" says 'attach:              no: '
+	run info chain/missing.qcow2
+	ok "info: nobody looks" says 'attach:              read-write'
+	run info --chain --json chain/on-missing.qcow2
+	ok "a missing layer in JSON" is "$(json stdout \
+		'[(l["path"], l["format"]) for l in o["chain"]], o["chain"][2]["error"][:16], o["attach"]["mode"]')" \
+		"([('$c/on-missing.qcow2', 'qcow2'), ('$c/missing.qcow2', 'qcow2'), ('$c/nothing.qcow2', None)], 'The backing file', 'no')"
+	run table chain/loop1.qcow2
+	ok "a loop" fails 4 "$c/loop1.qcow2 is in this chain already"
+	run table chain/self.qcow2
+	ok "its own backing file" fails 4 "$c/self.qcow2 is in this chain already"
+	run table chain/link.qcow2
+	ok "a loop over a link" fails 4 "$c/linked.qcow2 is in this chain already"
+	run info --chain chain/loop1.qcow2
+	ok "info --chain ends with a loop" both succeeds '' says 'the chain has a loop'
+
+	run table chain/json.qcow2
+	ok "json:" fails 4 "the backing file 'json:{"
+	ok "json: what can be done" complains "'qemu-img rebase -u -b PATH -F FORMAT'"
+	run table chain/nbd.qcow2
+	ok "nbd:" fails 4 "'nbd://host/export', which is a protocol"
+	run table chain/on-nbd.qcow2
+	ok "nbd: below" fails 4 \
+		"$c/nbd.qcow2 has the backing file 'nbd://host/export', which is a protocol"
+	run info chain/nbd.qcow2
+	ok "info of nbd:" says "attach:              no: the image has the backing file 'nbd:"
+	run info --chain --json chain/nbd.qcow2
+	ok "info --chain of nbd:" is \
+		"$(json stdout 'o["chain"][1]["path"], "protocol" in o["chain"][1]["error"]')" \
+		"(None, True)"
+	run table chain/colon.qcow2
+	ok "a colon" fails 4 "'x:y.qcow2', which is a protocol"
+	run table chain/relfile.qcow2
+	ok "file: before a relative name" fails 4 'which is not a path from the root'
+	run table escape.qcow2
+	ok "a NUL in a name" fails 4 'whose name has a NUL'
+
+	run table chain/noformat.qcow2
+	ok "no format" fails 4 'Give --backing-format'
+	ok "no format: what can be done" complains 'qemu-img rebase -u -b NAME -F FORMAT'
+	run info chain/noformat.qcow2
+	ok "info: no format" says 'Give --backing-format'
+	run table --backing-format qcow2 chain/noformat.qcow2
+	ok "--backing-format qcow2" table_is noformat.qcow2 "3 backing qcow2 $tmp/plain.qcow2"
+	run table --backing-format raw chain/noformat.qcow2
+	ok "--backing-format raw" table_is noformat.qcow2 "3 backing raw $tmp/plain.qcow2"
+	run table chain/on-noformat.qcow2
+	ok "no format below" fails 4 "$c/noformat.qcow2 does not say"
+	run table --backing-format raw chain/on-noformat.qcow2
+	ok "--backing-format for a layer below" table_is on-noformat.qcow2 \
+		"6 backing qcow2 $c/noformat.qcow2 backing raw $tmp/plain.qcow2"
+	run info --chain --backing-format raw chain/noformat.qcow2
+	ok "info --chain --backing-format" says "$tmp/plain.qcow2: raw, "
+	run table --backing-format raw chain/vmdk.qcow2
+	ok "another format" fails 4 "has the format 'vmdk'; only qcow2 and raw"
+
+	run table chain/on-luks.qcow2
+	ok "an encrypted layer" fails 4 \
+		"$tmp/luks.qcow2 cannot be used: the image has LUKS encryption, which is not supported yet"
+	run table chain/on-garbage.qcow2
+	ok "a layer that is no image" fails 4 "$tmp/garbage is not a qcow2 image"
+	run table chain/on-far.qcow2
+	ok "a damaged layer" fails 4 "$tmp/far.qcow2 is damaged"
+	run table chain/on-fifo.qcow2
+	ok "a FIFO as a layer" fails 4 "fifo is a FIFO"
+	run table chain/on-nothing.qcow2
+	ok "an empty file as an image" fails 4 "$tmp/empty is empty"
+	if ((${#as_user[@]})); then
+		run table chain/on-secret.qcow2
+		ok "no permission for a layer" fails 2 "No permission to read $tmp/secret.qcow2"
+	fi
+}
+
+test_data_files() {
+	local c=$tmp/chain
+
+	run table data.qcow2
+	ok "a data file" is "$(cat stdout)" \
+		"0 131072 qcow2 $tmp/data.qcow2 2 data_file $tmp/raw.data"
+	run_in / table "$c/data.qcow2"
+	ok "its name begins at the image" table_is data.qcow2 "2 data_file $c/sub/raw.data"
+	run table chain/on-data.qcow2
+	ok "a data file below" table_is on-data.qcow2 \
+		"5 backing qcow2 $c/data.qcow2 data_file $c/sub/raw.data"
+	run table chain/data-on.qcow2
+	ok "a data file and a backing file" table_is data-on.qcow2 \
+		"5 data_file $c/top.data backing qcow2 $tmp/plain.qcow2"
+	run info --chain chain/data.qcow2
+	ok "info --chain shows a data file" says "data file $c/sub/raw.data"
+	run info --chain --json chain/data.qcow2
+	ok "info --chain --json, too" is "$(json stdout 'o["chain"][0]["data_file"]')" \
+		"$c/sub/raw.data"
+	run_in chain table --data-file top.data data.qcow2
+	ok "--data-file" table_is data.qcow2 "2 data_file $c/top.data"
+	run table --data-file "$c/top.data" chain/data-on.qcow2
+	ok "--data-file is for the top" table_is data-on.qcow2 \
+		"5 data_file $c/top.data backing qcow2 $tmp/plain.qcow2"
+	run table --data-file raw.data plain.qcow2
+	ok "--data-file without need" fails 1 'leave --data-file out'
+	run table --data-file nothing data.qcow2
+	ok "--data-file with nothing" fails 4 \
+		"The data file of $tmp/data.qcow2: nothing does not exist"
+	run table chain/data-missing.qcow2
+	ok "a missing data file" fails 4 "$c/nothing.data does not exist"
+	run info --chain chain/data-missing.qcow2
+	ok "info --chain: a missing data file" both succeeds '' says 'nothing.data does not exist'
+	run table chain/data-unnamed.qcow2
+	ok "a data file without a name" fails 4 'does not say which'
+	ok "and what can be done" complains '--data-file PATH'
+	run info chain/data-unnamed.qcow2
+	ok "info: a data file without a name" says 'Give --data-file'
+	run table --data-file raw.data chain/data-unnamed.qcow2
+	ok "--data-file names it" table_is data-unnamed.qcow2 "2 data_file $tmp/raw.data"
+	run table chain/data-nbd.qcow2
+	ok "a data file with a protocol" fails 4 "'nbd://host/export', which is a protocol"
+	run table --data-file "$c/data.qcow2" chain/data.qcow2
+	ok "its own data file" fails 4 'is in this chain already'
+}
+
+# deep_line FROM: the line of the image of that number in chain/deep
+deep_line() {
+	local i n=$((513 - $1))
+
+	printf '0 131072 qcow2 %s' "$tmp/chain/deep/$(printf %03d "$1").qcow2"
+	if ((n > 1)); then
+		printf ' %d' $((3 * (n - 1)))
+		for ((i = $1 + 1; i < 513; i++)); do
+			printf ' backing qcow2 %s' \
+				"$tmp/chain/deep/$(printf %03d "$i").qcow2"
+		done
+	fi
+	echo
+}
+
+# Of 513 images each is below the one before.
+test_deep() {
+	local n
+
+	for n in 512 510 213 001; do
+		run table "chain/deep/$n.qcow2"
+		ok "$((513 - 10#$n)) layers" is "$(cat stdout)" "$(deep_line "$((10#$n))")"
+	done
+	run info --chain --json chain/deep/001.qcow2
+	ok "512 layers in JSON" is "$(json stdout 'len(o["chain"])')" 512
+	run table chain/deep/000.qcow2
+	ok "513 layers" fails 4 "$tmp/chain/deep/512.qcow2 is one too many"
+	status=0
+	(ulimit -n 20 && ./qcow2setup table chain/deep/001.qcow2) \
+		>stdout 2>stderr || status=$?
+	ok "512 layers and few open files" both succeeds '' says 'backing qcow2'
 }
 
 hold() {
@@ -411,8 +669,8 @@ test_no_module() {
 	ok "open says that the image comes first" fails 4 'The image comes first'
 	run open dirty.qcow2 x
 	ok "open says that an image is dirty" fails 4 'Give --readonly'
-	run open overlay.qcow2 x
-	ok "open says that an image has a backing file" fails 4 'backing file'
+	run open chain/nbd.qcow2 x
+	ok "open says that a backing file is none" fails 4 'which is a protocol'
 	run open empty x
 	ok "open says that an image is empty" fails 4 'is empty'
 }
@@ -431,6 +689,7 @@ make_images() {
 	image zstd.qcow2 -o compression_type=zstd
 	image extl2.qcow2 -o extended_l2=on
 	image data.qcow2 -o data_file=raw.data
+	qemu-img convert -c -O qcow2 plain.qcow2 compressed.qcow2
 	image aes.qcow2 "${s[@]}" -o encrypt.format=aes,encrypt.key-secret=s
 	image luks.qcow2 "${s[@]}" \
 		-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=300
@@ -476,8 +735,99 @@ make_hostile() {
 	poke v9.qcow2 7 09
 }
 
+# overlay NAME BACKING [FORMAT]: in chain/, without looking at BACKING
+overlay() {
+	qemu-img create -q -f qcow2 -u -b "$2" -F "${3-qcow2}" "chain/$1.qcow2" 64M
+}
+
+# forget IMAGE TYPE: have a header extension be one that nobody knows; its type
+# is given as grep has it
+forget() {
+	poke "$1" "$(LC_ALL=C grep -abo -P "$2" "$1" | head -n 1 | cut -d : -f 1)" \
+		11 11 11 11
+}
+
+make_chains() {
+	local name
+
+	mkdir -p chain/sub chain/deep 'chain/with space'
+	head -c 1000 /dev/zero >chain/base.raw
+	: >chain/empty
+	(cd chain/sub && qemu-img create -q -f qcow2 -o cluster_size=4k \
+		-b ../base.raw -F raw mid.qcow2 32M)
+	overlay top sub/mid.qcow2
+	cp plain.qcow2 'chain/with space/base #1.qcow2'
+	cp plain.qcow2 chain/x:y.qcow2
+	overlay 'over lay' 'with space/base #1.qcow2'
+	overlay absolute "$tmp/plain.qcow2"
+	overlay file "file:$tmp/plain.qcow2"
+	overlay relfile file:x:y.qcow2
+	overlay dot ./x:y.qcow2
+	overlay colon x:y.qcow2
+	overlay emptyraw empty raw
+	overlay missing nothing.qcow2
+	overlay on-missing missing.qcow2
+	overlay loop1 loop2.qcow2
+	overlay loop2 loop1.qcow2
+	overlay self self.qcow2
+	overlay link linked.qcow2
+	ln -s link.qcow2 chain/linked.qcow2
+	overlay json 'json:{"driver":"file","filename":"x"}' raw
+	overlay nbd nbd://host/export raw
+	overlay on-nbd nbd.qcow2
+	overlay vmdk "$tmp/plain.qcow2" vmdk
+	overlay noformat "$tmp/plain.qcow2"
+	forget chain/noformat.qcow2 '\xe2\x79\x2a\xca'
+	overlay on-noformat noformat.qcow2
+	for name in dirty snapshot luks far secret; do
+		overlay on-$name "$tmp/$name.qcow2"
+	done
+	overlay on-garbage "$tmp/garbage"
+	overlay on-fifo "$tmp/fifo" raw
+	overlay on-nothing "$tmp/empty"
+	make_data_files
+	make_deep
+	chmod -R a+rX chain
+}
+
+make_data_files() {
+	local o=(-q -f qcow2 -o)
+
+	(
+		cd chain
+		qemu-img create "${o[@]}" data_file=sub/raw.data data.qcow2 64M
+		qemu-img create "${o[@]}" data_file=top.data \
+			-b "$tmp/plain.qcow2" -F qcow2 data-on.qcow2 64M
+		qemu-img create "${o[@]}" data_file=nothing.data data-missing.qcow2 64M
+		rm nothing.data
+		qemu-img create "${o[@]}" data_file=unnamed.data data-unnamed.qcow2 64M
+		forget data-unnamed.qcow2 DATA
+		# with a colon QEMU would look for it
+		name=____//host/export
+		mkdir -p ____/host
+		qemu-img create "${o[@]}" data_file=$name data-nbd.qcow2 64M
+		poke data-nbd.qcow2 "$(grep -abo "$name" data-nbd.qcow2 | cut -d : -f 1)" \
+			6e 62 64 3a
+	)
+	overlay on-data data.qcow2
+}
+
+# Copies with the number of the next one.
+make_deep() {
+	qemu-img create -q -f qcow2 -o cluster_size=512 -u -b 001.qcow2 -F qcow2 \
+		chain/deep/000.qcow2 64M
+	python3 - <<-EOF
+	image = open("chain/deep/000.qcow2", "rb").read()
+	for i in range(1, 512):
+	    with open("chain/deep/%03d.qcow2" % i, "wb") as f:
+	        f.write(image.replace(b"001.qcow2", b"%03d.qcow2" % (i + 1)))
+	EOF
+	cp plain.qcow2 chain/deep/512.qcow2
+}
+
 make_images
 make_hostile
+make_chains
 for file in *.qcow2 garbage; do
 	[[ $file == secret.qcow2 ]] || chmod 644 "$file"
 done
@@ -490,6 +840,10 @@ test_hostile
 test_random
 test_reads
 test_paths
+test_chains
+test_bad_chains
+test_data_files
+test_deep
 test_locks
 test_no_module
 echo "1..$count"

@@ -12,16 +12,20 @@ static enum result no_such_device(const char *name)
 {
 	struct host host;
 	char *device = NULL;
+	bool below = false;
 
 	if (!access(name, F_OK)) {
 		enum result ret = host_open(name, &host);
 
 		if (ret)
 			return ret;
-		device = attached_as(&host);
+		device = attached_as(&host, &below);
 		host_close(&host);
 	}
-	if (device)
+	if (device && below)
+		log_err("%s is no device, and the device %s has it below its image: 'qcow2setup close %s' detaches that.",
+			name, device, device);
+	else if (device)
 		log_err("%s is attached as %s: 'qcow2setup close %s' detaches it.",
 			name, device, device);
 	else

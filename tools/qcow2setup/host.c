@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * This file owns the file or block device that holds an image: opening it
- * without hanging on a FIFO or waking a tape, and what stat() says of it. It
- * never opens a name that came out of an image.
+ * without hanging on a FIFO or waking a tape, and what stat() says of it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -74,6 +73,8 @@ static enum result check_type(const char *path, mode_t mode)
 
 static enum result get_sizes(struct host *host, const struct stat *st)
 {
+	host->dev = S_ISBLK(st->st_mode) ? st->st_rdev : st->st_dev;
+	host->ino = S_ISBLK(st->st_mode) ? 0 : st->st_ino;
 	host->block_device = S_ISBLK(st->st_mode);
 	host->size = st->st_size;
 	host->allocated = (uint64_t)st->st_blocks * 512;
@@ -85,16 +86,12 @@ static enum result get_sizes(struct host *host, const struct stat *st)
 			return WRONG_DEVICE;
 		}
 	}
-	if (host->size)
-		return OK;
-	log_err("%s is empty: it is no qcow2 image. 'qemu-img create -f qcow2' makes one.",
-		host->path);
-	return WRONG_DEVICE;
+	return OK;
 }
 
 /**
- * host_open() - open what holds an image, for reading
- * @path: as the user gave it
+ * host_open() - open what holds an image, or is a file of one, for reading
+ * @path: as the user gave it, or absolute
  * @host: filled in on success
  *
  * Return: OK, or what to exit with.
@@ -158,18 +155,18 @@ enum result host_writable(const struct host *host)
 
 	if (access(host->path, W_OK) < 0) {
 		if (errno == EROFS) {
-			log_err("%s is on a read-only filesystem; attach it with --readonly.",
+			log_err("%s is on a read-only filesystem; attach the image with --readonly.",
 				host->path);
 			return WRONG_DEVICE;
 		}
-		log_err("%s cannot be written: %s. --readonly attaches it read-only.",
+		log_err("%s cannot be written: %s. --readonly attaches the image read-only.",
 			host->path, strerror(errno));
 		return errno == EACCES || errno == EPERM ? NO_PERMISSION :
 			WRONG_DEVICE;
 	}
 	if (host->block_device && !ioctl(host->fd, BLKROGET, &read_only) &&
 	    read_only) {
-		log_err("%s is a read-only block device; attach it with --readonly.",
+		log_err("%s is a read-only block device; attach the image with --readonly.",
 			host->path);
 		return WRONG_DEVICE;
 	}
@@ -186,16 +183,14 @@ enum result host_writable(const struct host *host)
 bool host_same(const struct host *host, const char *path)
 {
 	unsigned int major_nr, minor_nr;
-	struct stat a, b;
+	struct stat st;
 
-	if (fstat(host->fd, &a) < 0)
-		return false;
 	if (sscanf(path, "%u:%u", &major_nr, &minor_nr) == 2)
-		return S_ISBLK(a.st_mode) &&
-			a.st_rdev == makedev(major_nr, minor_nr);
-	if (*path != '/' || stat(path, &b) < 0)
+		return host->block_device &&
+			host->dev == makedev(major_nr, minor_nr);
+	if (*path != '/' || stat(path, &st) < 0)
 		return false;
-	if (S_ISBLK(a.st_mode))
-		return S_ISBLK(b.st_mode) && a.st_rdev == b.st_rdev;
-	return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+	if (host->block_device)
+		return S_ISBLK(st.st_mode) && host->dev == st.st_rdev;
+	return host->dev == st.st_dev && host->ino == st.st_ino;
 }

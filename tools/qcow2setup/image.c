@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * This file owns the header of an image: reading it, having the core judge it,
- * and the verdict how the image can be attached. It reads the first 64 KiB of
- * one file, more only where header extensions reach further, and nothing else.
+ * the names of other files in it, and the verdict how the image can be attached.
+ * It reads the first 64 KiB of one file, more only where header extensions reach
+ * further, and nothing else.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -76,30 +77,106 @@ static enum result read_header(struct image *img)
 
 /* ---------------------------------------------------------------- */
 
+/* "nbd", "json" and the like, as QEMU finds them; its length, 0 for a path. */
+static size_t protocol_length(const char *name)
+{
+	size_t n = strcspn(name, ":/");
+
+	return name[n] == ':' ? n : 0;
+}
+
+/* The one protocol that stands before a path. */
+static const char *skip_file(const char *name)
+{
+	return strncmp(name, "file:", 5) ? name : name + 5;
+}
+
+/**
+ * image_not_a_path() - does a name in an image mean something else than a file?
+ * @img: the image
+ * @s: where the name is
+ *
+ * Return: NULL if it means a file; else the name and why not, for a sentence, to
+ * free.
+ */
+char *image_not_a_path(const struct image *img, struct qcow2_header_string s)
+{
+	const char *why = NULL;
+	char *name = xstrndup(img->buf + s.offset, s.len);
+	char *text = NULL;
+
+	if (strlen(name) < s.len)
+		why = "whose name has a NUL in it";
+	else if (!*name)
+		why = "whose name is empty";
+	else if (!strncmp(name, "json:", 5))
+		why = "which is a description for QEMU and not a path";
+	else if (name != skip_file(name) && *skip_file(name) != '/')
+		why = "which is not a path from the root: QEMU begins at its working directory";
+	else if (name == skip_file(name) && (protocol_length(name) || *name == ':'))
+		why = "which is a protocol of QEMU and not a path";
+	if (why)
+		text = xasprintf("'%s', %s", name, why);
+	free(name);
+	return text;
+}
+
+/**
+ * image_path() - the path that a name in an image means
+ * @img: the image
+ * @s: where the name is; image_not_a_path() says that it is one
+ *
+ * Return: absolute; a relative name begins where the image is. To free.
+ */
+char *image_path(const struct image *img, struct qcow2_header_string s)
+{
+	char *name = xstrndup(img->buf + s.offset, s.len);
+	const char *rest = skip_file(name);
+	const char *dir = img->host.path;
+	char *path;
+
+	if (*rest == '/') {
+		path = xstrndup(rest, strlen(rest));
+	} else {
+		while (rest[0] == '.' && rest[1] == '/')
+			rest += 2 + strspn(rest + 2, "/");
+		path = xasprintf("%.*s%s", (int)(strrchr(dir, '/') + 1 - dir),
+				 dir, rest);
+	}
+	free(name);
+	return path;
+}
+
+/* ---------------------------------------------------------------- */
+
 /* The words of the kernel's refusal, and what can be done about it. */
 static const char *missing_feature(const struct qcow2_header *h,
 				   const char **advice)
 {
 	*advice = "'qemu-img convert -O qcow2' makes an image without it.";
-	if (h->backing_file.offset) {
-		*advice = "'qemu-img convert -O qcow2' makes an image without one.";
-		return "has a backing file, which is not supported yet";
-	}
-	if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
-		return "has an external data file, which is not supported yet";
-	if (h->incompatible & QCOW2_INCOMPAT_EXTL2) {
-		*advice = "'qemu-img convert -O qcow2' makes an image without them.";
-		return "has extended L2 entries, which are not supported yet";
-	}
-	if (h->compression == QCOW2_COMPRESSION_ZSTD)
-		return "has zstd compression, which is not supported yet";
 	if (h->crypt_method == QCOW2_CRYPT_LUKS)
 		return "has LUKS encryption, which is not supported yet";
 	if (h->crypt_method == QCOW2_CRYPT_AES)
 		return "has AES encryption, which is not supported yet";
 	*advice = NULL;
+	return NULL;
+}
+
+/* What keeps it from being a device, although it may be below one. */
+static const char *no_device_reason(struct image *img)
+{
+	const struct qcow2_header *h = &img->hdr;
+	char *name = h->backing_file.offset ?
+		image_not_a_path(img, h->backing_file) : NULL;
+
+	if (name) {
+		img->text = xasprintf("has the backing file %s", name);
+		free(name);
+		img->advice = NAME_A_PATH;
+		return img->text;
+	}
 	if (h->size < 512) {
-		*advice = "'qemu-img resize' gives it one.";
+		img->advice = "'qemu-img resize' gives it one.";
 		return "has no virtual size, so that there is nothing to map";
 	}
 	return NULL;
@@ -128,15 +205,30 @@ static const char *read_only_reason(const struct qcow2_header *h,
 	return NULL;
 }
 
+/* What the header should say and does not. */
+static const char *to_be_given(const struct qcow2_header *h)
+{
+	if (h->backing_file.offset && !h->backing_format.len)
+		return "Give --backing-format: the image does not say it.";
+	if (qcow2_external(h) && !h->data_file.len)
+		return "Give --data-file: the image does not say which one it has.";
+	return NULL;
+}
+
 static void judge(struct image *img)
 {
 	img->why = missing_feature(&img->hdr, &img->advice);
+	img->usable = !img->why;
+	if (!img->why)
+		img->why = no_device_reason(img);
 	if (img->why) {
 		img->attach = ATTACH_NOT;
 		return;
 	}
 	img->why = read_only_reason(&img->hdr, &img->advice);
 	img->attach = img->why ? ATTACH_READ_ONLY : ATTACH_READ_WRITE;
+	if (!img->advice)
+		img->advice = to_be_given(&img->hdr);
 }
 
 /* ---------------------------------------------------------------- */
@@ -156,7 +248,13 @@ enum result image_open(const char *path, struct image *img)
 	ret = host_open(path, &img->host);
 	if (ret)
 		return ret;
-	ret = read_header(img);
+	if (img->host.size) {
+		ret = read_header(img);
+	} else {
+		log_err("%s is empty: it is no qcow2 image. 'qemu-img create -f qcow2' makes one.",
+			img->host.path);
+		ret = WRONG_DEVICE;
+	}
 	if (ret) {
 		image_close(img);
 		return ret;
@@ -178,6 +276,8 @@ void image_close(struct image *img)
 	host_close(&img->host);
 	free(img->buf);
 	img->buf = NULL;
+	free(img->text);
+	img->text = NULL;
 }
 
 /**

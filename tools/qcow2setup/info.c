@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * qcow2setup info: what an image is, from its header alone; what a device is.
+ * qcow2setup info: what an image is, from its header alone, and from those of its
+ * chain if that is asked for; what a device is.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,9 +36,21 @@ static const struct feature autoclear[] = {
 	{ 0, "autoclear" },
 };
 
+/**
+ * struct found - what there is to show
+ * @img: the image
+ * @chain: and what is below it, if that was asked for
+ * @error: why the chain ends early, or NULL
+ */
+struct found {
+	struct image img;
+	struct chain chain;
+	char *error;
+};
+
 static json_object *json_words(const char *s)
 {
-	return s ? json_object_new_string(s) : NULL;
+	return s ? text_json(s, strlen(s)) : NULL;
 }
 
 /* The names of the bits that are set; an unknown one is called by its number. */
@@ -154,8 +167,9 @@ static json_object *json_attach(const struct image *img)
 	return o;
 }
 
-static void print_json(const struct image *img)
+static void print_json(const struct found *f)
 {
+	const struct image *img = &f->img;
 	const struct qcow2_header *h = &img->hdr;
 	json_object *o = json_object_new_object();
 	const char *path = img->host.path;
@@ -181,6 +195,8 @@ static void print_json(const struct image *img)
 			       json_words(compression(h)));
 	json_object_object_add(o, "attach", json_attach(img));
 	json_object_object_add(o, "host", json_host(&img->host));
+	json_object_object_add(o, "chain", f->chain.count ?
+			       chain_json(&f->chain, f->error) : NULL);
 	json_print(o);
 }
 
@@ -246,7 +262,8 @@ static void print_user(const struct host *host)
 		[LOCK_UNKNOWN] = "unknown: no locks here",
 	};
 
-	char *name = attached_as(host);
+	bool below;
+	char *name = attached_as(host, &below);
 	char *text = name ? xasprintf("the device %s", name) :
 		xasprintf("%s", users[lock_probe(host)]);
 
@@ -270,15 +287,55 @@ static void print_attach(const struct image *img)
 	if (img->attach != ATTACH_NOT &&
 	    lock_conflicts(&img->host, img->attach == ATTACH_READ_ONLY))
 		fputs(", once it is free", stdout);
-	if (img->why)
-		printf(": the image %s", img->why);
+	if (img->why) {
+		char *why = text_escape(img->why, strlen(img->why));
+
+		printf(": the image %s", why);
+		free(why);
+	}
 	putchar('\n');
 	if (img->advice)
 		line("", img->advice);
 }
 
-static void print_text(const struct image *img)
+static void line_escaped(const char *label, char *text)
 {
+	char *safe = text_escape(text, strlen(text));
+
+	line(label, safe);
+	free(safe);
+	free(text);
+}
+
+static char *layer_text(const struct layer *l)
+{
+	char *size = text_size(l->size);
+	char *clusters = l->cluster_size ?
+		xasprintf(", clusters of %u bytes", l->cluster_size) : NULL;
+	char *text = xasprintf("%s: %s, %s%s%s%s", l->path, l->format, size,
+			       clusters ?: "",
+			       l->data_path ? ", data file " : "",
+			       l->data_path ?: "");
+
+	free(clusters);
+	free(size);
+	return text;
+}
+
+static void print_chain(const struct found *f)
+{
+	const struct chain *c = &f->chain;
+	unsigned int i;
+
+	for (i = 0; i < c->count; i++)
+		line_escaped(i ? "" : "chain:", layer_text(&c->layers[i]));
+	if (f->error)
+		line_escaped("", xasprintf("broken: %s", f->error));
+}
+
+static void print_text(const struct found *f)
+{
+	const struct image *img = &f->img;
 	const struct qcow2_header *h = &img->hdr;
 	char *path = text_escape(img->host.path, strlen(img->host.path));
 
@@ -299,6 +356,7 @@ static void print_text(const struct image *img)
 		line_place("data file:", img, h->data_file);
 	line("encryption:", encryption(h));
 	line("compression type:", compression(h));
+	print_chain(f);
 	print_host(&img->host);
 	print_attach(img);
 }
@@ -325,6 +383,18 @@ static bool find_device(const char *arg, struct device *dev)
 	return false;
 }
 
+static void find_chain(const struct options *opt, struct found *f)
+{
+	log_keep(&f->error);
+	chain_walk(&f->img, opt, &f->chain);
+	log_keep(NULL);
+	if (f->error && f->img.attach != ATTACH_NOT) {
+		f->img.attach = ATTACH_NOT;
+		f->img.why = "needs a file that cannot be used: see its chain";
+		f->img.advice = NULL;
+	}
+}
+
 /**
  * action_info() - qcow2setup info IMAGE|NAME
  * @opt: the options
@@ -334,10 +404,15 @@ static bool find_device(const char *arg, struct device *dev)
  */
 enum result action_info(const struct options *opt, char **args)
 {
+	struct found f = { .error = NULL };
 	struct device dev;
-	struct image img;
 	enum result ret;
 
+	if (!opt->chain && (opt->backing_format || opt->data_file)) {
+		log_err("Without --chain, 'info' looks at no other file: leave --%s out, or give --chain.",
+			opt->data_file ? "data-file" : "backing-format");
+		return FAILED;
+	}
 	if (find_device(args[0], &dev)) {
 		if (opt->json)
 			json_print(status_json(&dev));
@@ -346,13 +421,17 @@ enum result action_info(const struct options *opt, char **args)
 		device_free(&dev);
 		return OK;
 	}
-	ret = image_open(args[0], &img);
+	ret = image_open(args[0], &f.img);
 	if (ret)
 		return ret;
+	if (opt->chain)
+		find_chain(opt, &f);
 	if (opt->json)
-		print_json(&img);
+		print_json(&f);
 	else
-		print_text(&img);
-	image_close(&img);
+		print_text(&f);
+	free(f.error);
+	chain_free(&f.chain);
+	image_close(&f.img);
 	return OK;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * This file owns the words of a device-mapper table line: making them for an
- * image, and finding the image in them again.
+ * image, and finding the files in them again.
  *
  * Device-mapper splits a line at white space and lets a backslash quote it, but
  * libdevmapper, and so dmsetup, doubles every backslash before the kernel sees
@@ -15,11 +15,12 @@
 
 /*
  * The kernel takes 0xa0 for a space, although it is part of many a character in
- * UTF-8. The other bytes up to a space, and 0x7f, would garble the line.
+ * UTF-8. The other bytes up to a space, and 0x7f, would garble the line. What
+ * follows a "#" dmsetup takes for a comment.
  */
 static bool needs_escape(unsigned char c)
 {
-	return c <= ' ' || c == 0x7f || c == 0xa0 || c == '\\';
+	return c <= ' ' || c == 0x7f || c == 0xa0 || c == '\\' || c == '#';
 }
 
 static char *escape(const char *path)
@@ -58,6 +59,27 @@ static size_t word_length(const char *s)
 	return n;
 }
 
+static char *decode(const char *word, size_t len)
+{
+	const char *end = word + len;
+	char *out = xcalloc(len + 1, 1), *q = out;
+
+	while (word < end) {
+		if (*word != '\\') {
+			*q++ = *word++;
+		} else if (octal(word + 1)) {
+			*q++ = (word[1] - '0') << 6 | (word[2] - '0') << 3 |
+				(word[3] - '0');
+			word += 4;
+		} else {
+			word++;
+			if (word < end)
+				*q++ = *word++;
+		}
+	}
+	return out;
+}
+
 /**
  * line_image() - the image that a line names
  * @params: a line after the word "qcow2"
@@ -66,23 +88,7 @@ static size_t word_length(const char *s)
  */
 char *line_image(const char *params)
 {
-	const char *end = params + word_length(params);
-	char *out = xcalloc(end - params + 1, 1), *q = out;
-
-	while (params < end) {
-		if (*params != '\\') {
-			*q++ = *params++;
-		} else if (octal(params + 1)) {
-			*q++ = (params[1] - '0') << 6 | (params[2] - '0') << 3 |
-				(params[3] - '0');
-			params += 4;
-		} else {
-			params++;
-			if (params < end)
-				*q++ = *params++;
-		}
-	}
-	return out;
+	return decode(params, word_length(params));
 }
 
 /**
@@ -97,6 +103,68 @@ const char *line_options(const char *params)
 	params += strspn(params, " ");
 	params += word_length(params);
 	return params + strspn(params, " ");
+}
+
+/* Words of an option, with its name; what is not known here is taken for one. */
+static int option_words(const char *name)
+{
+	static const struct {
+		const char *name;
+		int words;
+	} known[] = {
+		{ "sector_size", 2 },
+		{ "cache_bytes", 2 },
+		{ "backing", 3 },
+		{ "data_file", 2 },
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(known); i++)
+		if (!strcmp(name, known[i].name))
+			return known[i].words;
+	return 1;
+}
+
+/**
+ * line_next_option() - walk through the options of a line
+ * @options: from line_options(); moved on
+ * @o: filled in with the next one, for line_option_free()
+ *
+ * Return: whether there was one, and whole.
+ */
+bool line_next_option(const char **options, struct line_option *o)
+{
+	int i, n = 1;
+
+	memset(o, 0, sizeof(*o));
+	for (i = 0; i < n; i++) {
+		size_t len = word_length(*options);
+
+		if (!len)
+			break;
+		o->words[i] = decode(*options, len);
+		*options += len;
+		*options += strspn(*options, " ");
+		if (!i)
+			n = option_words(o->words[0]);
+	}
+	if (i == n)
+		return true;
+	line_option_free(o);
+	return false;
+}
+
+/**
+ * line_option_free() - the counterpart of line_next_option()
+ * @o: the option
+ */
+void line_option_free(struct line_option *o)
+{
+	int i;
+
+	for (i = 0; i < LINE_OPTION_WORDS; i++)
+		free(o->words[i]);
+	memset(o, 0, sizeof(*o));
 }
 
 /**
@@ -114,33 +182,82 @@ uint64_t line_sectors(const struct image *img, const struct options *opt)
 }
 
 /**
+ * struct words - some words of a line
+ * @text: each with a space before it
+ * @count: how many
+ */
+struct words {
+	char *text;
+	size_t len;
+	unsigned int count;
+};
+
+/* One more word; freed here. */
+static void add(struct words *w, char *word)
+{
+	size_t len = strlen(word);
+	char *text = xcalloc(w->len + len + 2, 1);
+
+	if (w->text)
+		memcpy(text, w->text, w->len);
+	text[w->len] = ' ';
+	memcpy(text + w->len + 1, word, len);
+	free(w->text);
+	free(word);
+	w->text = text;
+	w->len += len + 1;
+	w->count++;
+}
+
+static void add_layers(struct words *w, const struct chain *chain)
+{
+	unsigned int i;
+
+	for (i = 0; i < chain->count; i++) {
+		const struct layer *l = &chain->layers[i];
+
+		if (i) {
+			add(w, xasprintf("backing"));
+			add(w, xasprintf("%s", l->format));
+			add(w, escape(l->path));
+		}
+		if (l->data_path) {
+			add(w, xasprintf("data_file"));
+			add(w, escape(l->data_path));
+		}
+	}
+}
+
+/**
  * line_params() - the part of a line that belongs to the target
- * @host: what holds the image
+ * @chain: the image and the files that it needs
  * @opt: what else is asked for
  *
  * Return: a string to free.
  */
-char *line_params(const struct host *host, const struct options *opt)
+char *line_params(const struct chain *chain, const struct options *opt)
 {
-	char *path = escape(host->path);
-	char *sector = xasprintf(" sector_size %u", opt->sector_size);
-	char *cache = xasprintf(" cache_bytes %llu",
-				(unsigned long long)opt->cache_bytes);
-	int words = 0;
-	char *params;
+	char *path = escape(chain->layers[0].path), *params;
+	struct words w = { NULL, 0, 0 };
 
-	words += opt->read_only ? 1 : 0;
-	words += opt->sector_size ? 2 : 0;
-	words += opt->cache_bytes ? 2 : 0;
-	if (words)
-		params = xasprintf("%s %d%s%s%s", path, words,
-				   opt->read_only ? " read_only" : "",
-				   opt->sector_size ? sector : "",
-				   opt->cache_bytes ? cache : "");
+	if (opt->read_only)
+		add(&w, xasprintf("read_only"));
+	if (opt->sector_size) {
+		add(&w, xasprintf("sector_size"));
+		add(&w, xasprintf("%u", opt->sector_size));
+	}
+	if (opt->cache_bytes) {
+		add(&w, xasprintf("cache_bytes"));
+		add(&w, xasprintf("%llu", (unsigned long long)opt->cache_bytes));
+	}
+	if (opt->no_discard_passdown)
+		add(&w, xasprintf("no_discard_passdown"));
+	add_layers(&w, chain);
+	if (w.count)
+		params = xasprintf("%s %u%s", path, w.count, w.text);
 	else
 		params = xasprintf("%s", path);
-	free(cache);
-	free(sector);
+	free(w.text);
 	free(path);
 	return params;
 }

@@ -21,6 +21,10 @@ enum {
 	OPT_DEFERRED,
 	OPT_JSON,
 	OPT_DEBUG,
+	OPT_NO_DISCARD_PASSDOWN,
+	OPT_BACKING_FORMAT,
+	OPT_DATA_FILE,
+	OPT_CHAIN,
 };
 
 #define TAKES_READONLY 1
@@ -28,7 +32,13 @@ enum {
 #define TAKES_CACHE_BYTES 4
 #define TAKES_DEFERRED 8
 #define TAKES_JSON 16
-#define TAKES_TABLE (TAKES_READONLY | TAKES_SECTOR_SIZE | TAKES_CACHE_BYTES)
+#define TAKES_NO_DISCARD_PASSDOWN 32
+#define TAKES_BACKING_FORMAT 64
+#define TAKES_DATA_FILE 128
+#define TAKES_CHAIN 256
+#define TAKES_FILES (TAKES_BACKING_FORMAT | TAKES_DATA_FILE)
+#define TAKES_TABLE (TAKES_READONLY | TAKES_SECTOR_SIZE | TAKES_CACHE_BYTES | \
+		     TAKES_NO_DISCARD_PASSDOWN | TAKES_FILES)
 
 static const struct action {
 	const char *name;
@@ -44,7 +54,7 @@ static const struct action {
 	  "NAME", "detach it" },
 	{ "table", action_table, 1, 1, TAKES_TABLE | TAKES_JSON,
 	  "IMAGE", "print the table line for 'dmsetup create'" },
-	{ "info", action_info, 1, 1, TAKES_JSON,
+	{ "info", action_info, 1, 1, TAKES_JSON | TAKES_CHAIN | TAKES_FILES,
 	  "IMAGE|NAME", "show what an image or a device is" },
 	{ "status", action_status, 0, 1, TAKES_JSON,
 	  "[NAME]", "show the state of a device, or of all" },
@@ -64,6 +74,17 @@ static const struct known {
 	  TAKES_SECTOR_SIZE, " 512|4096", "logical sector of the device, in bytes" },
 	{ { "cache-bytes", required_argument, NULL, OPT_CACHE_BYTES },
 	  TAKES_CACHE_BYTES, " N", "bound of the metadata cache (K, M, G)" },
+	{ { "no-discard-passdown", no_argument, NULL, OPT_NO_DISCARD_PASSDOWN },
+	  TAKES_NO_DISCARD_PASSDOWN,
+	  "", "keep freed clusters allocated on the host" },
+	{ { "backing-format", required_argument, NULL, OPT_BACKING_FORMAT },
+	  TAKES_BACKING_FORMAT,
+	  " qcow2|raw", "of a backing file, where the image does not say it" },
+	{ { "data-file", required_argument, NULL, OPT_DATA_FILE },
+	  TAKES_DATA_FILE,
+	  " PATH", "external data file, whatever the image says" },
+	{ { "chain", no_argument, NULL, OPT_CHAIN }, TAKES_CHAIN,
+	  "", "look at the backing files, too" },
 	{ { "deferred", no_argument, NULL, OPT_DEFERRED }, TAKES_DEFERRED,
 	  "", "detach when nobody uses it any more" },
 	{ { "json", no_argument, NULL, OPT_JSON }, TAKES_JSON,
@@ -100,7 +121,7 @@ static void print_help(void)
 			continue;
 		n = printf("  %s --%s%s", val < 256 ? letter : "   ",
 			   known[i].long_option.name, known[i].arg);
-		printf("%*s %s\n", 30 - n, "", known[i].help);
+		printf("%*s %s\n", 33 - n, "", known[i].help);
 	}
 	puts("\n"
 	     "Exit status: 0 success, 1 wrong parameters or another failure,\n"
@@ -148,6 +169,16 @@ static enum result parse_cache_bytes(const char *arg, struct options *opt)
 	return OK;
 }
 
+static enum result parse_backing_format(const char *arg, struct options *opt)
+{
+	if (strcmp(arg, "qcow2") && strcmp(arg, "raw")) {
+		log_err("--backing-format is qcow2 or raw, not '%s'.", arg);
+		return FAILED;
+	}
+	opt->backing_format = arg;
+	return OK;
+}
+
 static enum result take_option(int c, struct options *opt)
 {
 	switch (c) {
@@ -158,6 +189,17 @@ static enum result take_option(int c, struct options *opt)
 		return parse_sector_size(optarg, opt);
 	case OPT_CACHE_BYTES:
 		return parse_cache_bytes(optarg, opt);
+	case OPT_NO_DISCARD_PASSDOWN:
+		opt->no_discard_passdown = true;
+		return OK;
+	case OPT_BACKING_FORMAT:
+		return parse_backing_format(optarg, opt);
+	case OPT_DATA_FILE:
+		opt->data_file = optarg;
+		return OK;
+	case OPT_CHAIN:
+		opt->chain = true;
+		return OK;
 	case OPT_DEFERRED:
 		opt->deferred = true;
 		return OK;

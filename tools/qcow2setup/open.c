@@ -8,10 +8,33 @@
 
 #include "qcow2setup.h"
 
+/**
+ * struct search - for the device that is made of an image
+ * @host: what holds the image
+ * @name: of the device
+ * @below: of a device that has it as a backing or data file
+ */
 struct search {
 	const struct host *host;
 	char *name;
+	char *below;
 };
+
+static bool is_below(const struct device *dev, const struct host *host)
+{
+	const char *options = line_options(dev->params);
+	struct line_option o;
+	bool found = false;
+
+	while (!found && line_next_option(&options, &o)) {
+		if (!strcmp(o.words[0], "backing"))
+			found = host_same(host, o.words[2]);
+		else if (!strcmp(o.words[0], "data_file"))
+			found = host_same(host, o.words[1]);
+		line_option_free(&o);
+	}
+	return found;
+}
 
 static enum result compare(const struct device *dev, void *arg)
 {
@@ -20,6 +43,8 @@ static enum result compare(const struct device *dev, void *arg)
 
 	if (!s->name && host_same(s->host, path))
 		s->name = xstrndup(dev->name, strlen(dev->name));
+	else if (!s->below && is_below(dev, s->host))
+		s->below = xstrndup(dev->name, strlen(dev->name));
 	free(path);
 	return OK;
 }
@@ -27,24 +52,33 @@ static enum result compare(const struct device *dev, void *arg)
 /**
  * attached_as() - a device that is made of an image
  * @host: what holds the image
+ * @below: set if the device has it as a backing or data file only
  *
  * Return: its name, to free; NULL if there is none, or nobody who may be asked.
  */
-char *attached_as(const struct host *host)
+char *attached_as(const struct host *host, bool *below)
 {
-	struct search s = { host, NULL };
+	struct search s = { host, NULL, NULL };
 
 	if (dm_usable())
 		dm_each(compare, &s);
+	*below = !s.name;
+	if (!s.name)
+		return s.below;
+	free(s.below);
 	return s.name;
 }
 
 /* Somebody holds the image: who? */
 static enum result in_use(const struct host *host)
 {
-	char *name = attached_as(host);
+	bool below;
+	char *name = attached_as(host, &below);
 
-	if (name)
+	if (name && below)
+		log_err("%s is in use: the device %s has it below its image. 'qcow2setup close %s' detaches that.",
+			host->path, name, name);
+	else if (name)
 		log_err("%s is in use: it is attached as %s. 'qcow2setup close %s' detaches it.",
 			host->path, name, name);
 	else
@@ -87,10 +121,38 @@ static enum result check_host(const struct host *host, bool read_only)
 	return ret;
 }
 
-static enum result attach(const struct image *img, const struct options *opt,
-			  const char *name)
+static enum result check_path(const char *path, bool read_only)
 {
-	char *params = line_params(&img->host, opt);
+	struct host host;
+	enum result ret = host_open(path, &host);
+
+	if (ret)
+		return ret;
+	ret = check_host(&host, read_only);
+	host_close(&host);
+	return ret;
+}
+
+/* Of the whole chain, only the top and its data file are written. */
+static enum result check_chain(const struct chain *chain, bool read_only)
+{
+	enum result ret = OK;
+	unsigned int i;
+
+	for (i = 0; i < chain->count && !ret; i++) {
+		const struct layer *l = &chain->layers[i];
+
+		ret = check_path(l->path, i || read_only);
+		if (!ret && l->data_path)
+			ret = check_path(l->data_path, i || read_only);
+	}
+	return ret;
+}
+
+static enum result attach(const struct image *img, const struct chain *chain,
+			  const struct options *opt, const char *name)
+{
+	char *params = line_params(chain, opt);
 	enum result ret = dm_create(name, line_sectors(img, opt), params,
 				    opt->read_only);
 
@@ -112,6 +174,7 @@ static enum result attach(const struct image *img, const struct options *opt,
 enum result action_open(const struct options *opt, char **args)
 {
 	const char *name = dm_bare_name(args[1]);
+	struct chain chain;
 	struct image img;
 	enum result ret;
 
@@ -127,14 +190,20 @@ enum result action_open(const struct options *opt, char **args)
 	if (ret)
 		return ret;
 	ret = image_may_attach(&img, opt);
+	if (ret) {
+		image_close(&img);
+		return ret;
+	}
+	ret = chain_walk(&img, opt, &chain);
 	if (!ret)
 		ret = dm_need_target();
 	if (!ret)
 		ret = check_no_device(name);
 	if (!ret)
-		ret = check_host(&img.host, opt->read_only);
+		ret = check_chain(&chain, opt->read_only);
 	if (!ret)
-		ret = attach(&img, opt, name);
+		ret = attach(&img, &chain, opt, name);
+	chain_free(&chain);
 	image_close(&img);
 	return ret;
 }

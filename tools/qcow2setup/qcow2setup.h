@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "format.h"
 
@@ -29,8 +30,12 @@ struct options {
 	bool read_only;
 	bool deferred;
 	bool json;
+	bool chain;
+	bool no_discard_passdown;
 	unsigned int sector_size;	/* bytes; 0: not given */
 	uint64_t cache_bytes;		/* 0: not given */
+	const char *backing_format;	/* where a header says none, or NULL */
+	const char *data_file;		/* of the top image, or NULL */
 };
 
 /* ---- log.c: stderr ---- */
@@ -46,6 +51,8 @@ extern enum log_level log_level;
 void __printf(1, 2) log_err(const char *fmt, ...);
 void __printf(1, 2) log_verbose(const char *fmt, ...);
 void __printf(1, 2) log_dbg(const char *fmt, ...);
+void log_context(char *text);
+void log_keep(char **text);
 
 /* ---- text.c: strings ---- */
 
@@ -65,6 +72,8 @@ void json_print(json_object *o);
  * struct host - where an image is
  * @path: absolute
  * @fd: open for reading
+ * @dev: of the device itself, or of the filesystem
+ * @ino: of a file; with @dev it tells one from another
  * @block_device: and not a regular file
  * @size: in bytes
  * @allocated: bytes that a file takes on its filesystem
@@ -72,6 +81,8 @@ void json_print(json_object *o);
 struct host {
 	char *path;
 	int fd;
+	dev_t dev;
+	ino_t ino;
 	bool block_device;
 	uint64_t size;
 	uint64_t allocated;
@@ -97,7 +108,9 @@ enum attach {
  * @buf: the beginning of the file; the strings in @hdr are places in it
  * @attach: the most that the kernel does with it
  * @why: why it is no more, for a sentence that begins "the image "; else NULL
- * @advice: what can be done about that, a sentence, or NULL
+ * @advice: what can be done about that, or has to be given, a sentence, or NULL
+ * @usable: it can be a layer below another one, if its own files can be used
+ * @text: memory for @why
  */
 struct image {
 	struct host host;
@@ -106,12 +119,57 @@ struct image {
 	enum attach attach;
 	const char *why;
 	const char *advice;
+	bool usable;
+	char *text;
 };
+
+#define NAME_A_PATH \
+	"The kernel needs a file or a block device: 'qemu-img rebase -u -b PATH -F FORMAT' names one."
 
 enum result image_open(const char *path, struct image *img);
 void image_close(struct image *img);
 enum result image_may_attach(const struct image *img,
 			     const struct options *opt);
+char *image_not_a_path(const struct image *img, struct qcow2_header_string s);
+char *image_path(const struct image *img, struct qcow2_header_string s);
+
+/* ---- chain.c: the other files that an image needs ---- */
+
+#define MAX_LAYERS 512	/* of the kernel */
+
+/**
+ * struct layer - one image or raw file of a chain
+ * @path: absolute
+ * @format: "qcow2" or "raw"
+ * @size: what it shows, in bytes
+ * @cluster_size: in bytes, 0 if it is raw
+ * @data_path: its external data file, absolute; or NULL
+ */
+struct layer {
+	char *path;
+	const char *format;
+	uint64_t size;
+	uint32_t cluster_size;
+	char *data_path;
+};
+
+/**
+ * struct chain - an image and what is below it
+ * @layers: the top first
+ * @count: how many
+ * @broken: the path of the file that ended the walk, if its name is one; NULL
+ *	if the chain is complete
+ */
+struct chain {
+	struct layer *layers;
+	unsigned int count;
+	char *broken;
+};
+
+enum result chain_walk(const struct image *top, const struct options *opt,
+		       struct chain *chain);
+void chain_free(struct chain *chain);
+json_object *chain_json(const struct chain *chain, const char *error);
 
 /* ---- lock.c: QEMU's image locks ---- */
 
@@ -127,10 +185,22 @@ bool lock_conflicts(const struct host *host, bool read_only);
 
 /* ---- line.c: the line of a device-mapper table ---- */
 
+#define LINE_OPTION_WORDS 3
+
+/**
+ * struct line_option - one option of a line
+ * @words: decoded, the first is its name; NULL behind the last
+ */
+struct line_option {
+	char *words[LINE_OPTION_WORDS];
+};
+
 uint64_t line_sectors(const struct image *img, const struct options *opt);
-char *line_params(const struct host *host, const struct options *opt);
+char *line_params(const struct chain *chain, const struct options *opt);
 char *line_image(const char *params);
 const char *line_options(const char *params);
+bool line_next_option(const char **options, struct line_option *o);
+void line_option_free(struct line_option *o);
 
 /* ---- dm.c: device-mapper ---- */
 
@@ -175,7 +245,7 @@ char *kmsg_finish(int fd, const char *word);
 
 /* ---- the actions ---- */
 
-char *attached_as(const struct host *host);
+char *attached_as(const struct host *host, bool *below);
 
 enum result action_open(const struct options *opt, char **args);
 enum result action_close(const struct options *opt, char **args);

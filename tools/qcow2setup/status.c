@@ -134,6 +134,54 @@ static void print_status(const char *status)
 	}
 }
 
+static bool names_file(const struct line_option *o)
+{
+	return !strcmp(o->words[0], "backing") ||
+		!strcmp(o->words[0], "data_file");
+}
+
+/* The options but for the files: of these there may be hundreds. */
+static char *own_options(const char *params)
+{
+	const char *options = line_options(params);
+	struct line_option o;
+	char *all = xasprintf("%s", "");
+
+	while (line_next_option(&options, &o)) {
+		char *longer = xasprintf("%s%s%s%s%s", all, *all ? " " : "",
+					 o.words[0], o.words[1] ? " " : "",
+					 o.words[1] ?: "");
+
+		if (names_file(&o)) {
+			free(longer);
+		} else {
+			free(all);
+			all = longer;
+		}
+		line_option_free(&o);
+	}
+	return all;
+}
+
+static void print_files(const char *params)
+{
+	const char *options = line_options(params);
+	struct line_option o;
+
+	while (line_next_option(&options, &o)) {
+		if (!strcmp(o.words[0], "backing")) {
+			char *text = xasprintf("%s (%s)", o.words[2],
+					       o.words[1]);
+
+			print_line("backing file:", text);
+			free(text);
+		} else if (names_file(&o)) {
+			print_line("data file:", o.words[1]);
+		}
+		line_option_free(&o);
+	}
+}
+
 /**
  * status_print() - a device, for people
  * @dev: the device
@@ -141,6 +189,7 @@ static void print_status(const char *status)
 void status_print(const struct device *dev)
 {
 	char *image = line_image(dev->params);
+	char *options = own_options(dev->params);
 	char *name = text_escape(dev->name, strlen(dev->name));
 	char *size = text_size(dev->sectors * 512);
 	char *node = xasprintf(DM_NAME_PREFIX "%s (%u:%u)", dev->name,
@@ -150,13 +199,15 @@ void status_print(const struct device *dev)
 	       dev->open_count > 0 ? " and is in use" : "",
 	       dev->deferred ? ", and will be removed when it no longer is" : "");
 	print_line("image:", image);
+	print_files(dev->params);
 	print_line("device:", node);
 	print_line("size:", size);
 	print_line("access:", dev->read_only ? "read-only" : "read-write");
 	print_line("state:", dev->suspended ? "suspended" : "live");
-	if (*line_options(dev->params))
-		print_line("options:", line_options(dev->params));
+	if (*options)
+		print_line("options:", options);
 	print_status(dev->status ?: "");
+	free(options);
 	free(node);
 	free(size);
 	free(name);
@@ -205,6 +256,39 @@ static json_object *json_status(const char *status)
 	return o;
 }
 
+static json_object *json_layer(const char *path, const char *format)
+{
+	json_object *o = json_object_new_object();
+
+	json_object_object_add(o, "path", text_json(path, strlen(path)));
+	json_object_object_add(o, "format", text_json(format, strlen(format)));
+	json_object_object_add(o, "data_file", NULL);
+	return o;
+}
+
+/* The image and what is below it, as the table names them. */
+static json_object *json_chain(const char *params, const char *image)
+{
+	json_object *layer = json_layer(image, "qcow2");
+	json_object *a = json_object_new_array();
+	const char *options = line_options(params);
+	struct line_option o;
+
+	json_object_array_add(a, layer);
+	while (line_next_option(&options, &o)) {
+		if (!strcmp(o.words[0], "backing")) {
+			layer = json_layer(o.words[2], o.words[1]);
+			json_object_array_add(a, layer);
+		} else if (names_file(&o)) {
+			json_object_object_add(layer, "data_file",
+					       text_json(o.words[1],
+							 strlen(o.words[1])));
+		}
+		line_option_free(&o);
+	}
+	return a;
+}
+
 /**
  * status_json() - a device, for programs
  * @dev: the device
@@ -233,6 +317,7 @@ json_object *status_json(const struct device *dev)
 			       json_object_new_int64(dev->open_count));
 	json_object_object_add(o, "params",
 			       text_json(dev->params, strlen(dev->params)));
+	json_object_object_add(o, "chain", json_chain(dev->params, image));
 	json_object_object_add(o, "status", json_status(dev->status ?: ""));
 	free(image);
 	return o;

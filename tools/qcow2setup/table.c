@@ -8,8 +8,8 @@
 
 #include "qcow2setup.h"
 
-static void print_json(const struct image *img, const struct options *opt,
-		       const char *params)
+static void print_json(const struct image *img, const struct chain *chain,
+		       const struct options *opt, const char *params)
 {
 	json_object *o = json_object_new_object();
 	uint64_t sectors = line_sectors(img, opt);
@@ -23,6 +23,7 @@ static void print_json(const struct image *img, const struct options *opt,
 	json_object_object_add(o, "image", text_json(path, strlen(path)));
 	json_object_object_add(o, "read_only",
 			       json_object_new_boolean(opt->read_only));
+	json_object_object_add(o, "chain", chain_json(chain, NULL));
 	json_object_object_add(o, "params", text_json(params, strlen(params)));
 	json_object_object_add(o, "line", text_json(line, strlen(line)));
 	json_print(o);
@@ -38,6 +39,7 @@ static void print_json(const struct image *img, const struct options *opt,
  */
 enum result action_table(const struct options *opt, char **args)
 {
+	struct chain chain;
 	struct image img;
 	enum result ret = image_open(args[0], &img);
 	char *params;
@@ -45,16 +47,22 @@ enum result action_table(const struct options *opt, char **args)
 	if (ret)
 		return ret;
 	ret = image_may_attach(&img, opt);
+	if (ret) {
+		image_close(&img);
+		return ret;
+	}
+	ret = chain_walk(&img, opt, &chain);
 	if (!ret) {
-		params = line_params(&img.host, opt);
+		params = line_params(&chain, opt);
 		if (opt->json)
-			print_json(&img, opt, params);
+			print_json(&img, &chain, opt, params);
 		else
 			printf("0 %llu qcow2 %s\n",
 			       (unsigned long long)line_sectors(&img, opt),
 			       params);
 		free(params);
 	}
+	chain_free(&chain);
 	image_close(&img);
 	return ret;
 }
