@@ -27,7 +27,7 @@ static int wrong(struct parse *p, char *why)
 	return -EINVAL;
 }
 
-static int twice(struct parse *p)
+static int repeated(struct parse *p)
 {
 	return wrong(p, "An option is given twice");
 }
@@ -35,7 +35,7 @@ static int twice(struct parse *p)
 static int set_read_only(struct parse *p, char **argv)
 {
 	if (p->args->read_only)
-		return twice(p);
+		return repeated(p);
 	p->args->read_only = true;
 	return 0;
 }
@@ -43,7 +43,7 @@ static int set_read_only(struct parse *p, char **argv)
 static int set_no_discard_passdown(struct parse *p, char **argv)
 {
 	if (p->args->no_discard_passdown)
-		return twice(p);
+		return repeated(p);
 	p->args->no_discard_passdown = true;
 	return 0;
 }
@@ -53,7 +53,7 @@ static int set_sector_size(struct parse *p, char **argv)
 	struct dm_qcow2_args *args = p->args;
 
 	if (args->has_sector_size)
-		return twice(p);
+		return repeated(p);
 	args->has_sector_size = true;
 	if (kstrtou32(argv[1], 10, &args->sector_size) ||
 	    (args->sector_size != 512 && args->sector_size != 4096))
@@ -66,7 +66,7 @@ static int set_cache_bytes(struct parse *p, char **argv)
 	struct dm_qcow2_args *args = p->args;
 
 	if (args->cache_bytes)
-		return twice(p);
+		return repeated(p);
 	if (kstrtou64(argv[1], 10, &args->cache_bytes) || !args->cache_bytes)
 		return wrong(p, "Option 'cache_bytes' must be a number of bytes, at least 1");
 	return 0;
@@ -120,7 +120,7 @@ static int set_data_file(struct parse *p, char **argv)
 	struct dm_qcow2_layer_args *l = &p->args->layers[p->args->nr_layers - 1];
 
 	if (l->data_path)
-		return twice(p);
+		return repeated(p);
 	if (l->raw)
 		return wrong(p, "A raw layer has no data file");
 	l->data_path = unescape(argv[1]);
@@ -160,7 +160,8 @@ static int parse_options(struct parse *p, unsigned int n, char **argv)
 		int ret;
 
 		if (!o)
-			return wrong(p, "Unknown option; known are read_only, sector_size, cache_bytes, no_discard_passdown, backing, data_file");
+			return wrong(p,
+				     "Unknown option; known are read_only, sector_size, cache_bytes, no_discard_passdown, backing, data_file");
 		if (o->words > n)
 			return wrong(p, "The last option lacks its value");
 		if (!o->set) {
@@ -212,7 +213,8 @@ int dm_qcow2_parse_args(unsigned int argc, char **argv,
 	if (!argc)
 		return wrong(&p, "No image given: <image> [<#opt_params> <opt_params>]");
 	if (argc > 1 && (kstrtouint(argv[1], 10, &n) || n != argc - 2))
-		return wrong(&p, "Before the options comes how many words they are, e.g. '1 read_only'");
+		return wrong(&p,
+			     "Before the options comes how many words they are, e.g. '1 read_only'");
 	ret = add_layer(&p, argv[0], false);
 	return ret ?: parse_options(&p, n, argv + 2);
 }

@@ -196,7 +196,7 @@ static char *why_not_opened(int error)
 {
 	switch (error) {
 	case -EINVAL:
-		return "This is no qcow2 image, or it needs other files than the table names (see the kernel log)";
+		return "No qcow2 image, or one of other files than the table's (see the kernel log)";
 	case -EOPNOTSUPP:
 		return "The image has a feature that is not supported (see the kernel log)";
 	case -EUCLEAN:
@@ -358,7 +358,7 @@ static int may_share(struct dm_qcow2_host *h, const struct wanted *w,
 		return -ELOOP;
 	}
 	if (w->raw != !h->img) {
-		*error = "A file is in use as qcow2 and is to be used as raw, or the other way round";
+		*error = "A file is in use as qcow2 and is to be raw, or the other way round";
 		return -EBUSY;
 	}
 	if (h->below != w->below || h->data != w->data) {

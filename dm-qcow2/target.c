@@ -143,7 +143,7 @@ static int qcow2_iterate_devices(struct dm_target *ti,
 }
 
 /* Longer ones come as several bios: no job is to take minutes. */
-#define MAX_ZERO_SECTORS (1u << 21)
+#define MAX_ZERO_SECTORS 2097152u
 
 static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {

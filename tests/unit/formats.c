@@ -441,7 +441,8 @@ int main(void)
 		return tap_end();
 	}
 	/* compresses to about the half of it, so that the ends meet everywhere */
-	must(run("for i in $(seq 700); do head -c 53 /dev/urandom; head -c 47 /dev/zero; done >half"));
+	must(run("for i in $(seq 700); do head -c 53 /dev/urandom; %s; done >half",
+		 "head -c 47 /dev/zero"));
 	if (only)
 		try_chain(seed, strtoull(only, NULL, 0));
 	for (i = 0; !only && i < CHAINS; i++)
