@@ -211,7 +211,7 @@ kcsan) test_kcsan ;;
 	test_icount
 	test_time_limit
 	test_panic
-	test_trouble 6.1 warning 'WARNING: .* trouble_init'
+	test_trouble 6.1 warning 'WARNING: .* make_warning'
 	test_trouble 6.12 oops 'Kernel panic'
 	test_trouble 6.12 leak 'Objects remaining|still has objects'
 	test_device_left
