@@ -155,6 +155,7 @@ static int init(struct qcow2_image *img, struct qcow2_error *err)
 	mutex_init(&img->commit_lock);
 	mutex_init(&img->header_lock);
 	mutex_init(&img->cow_lock);
+	mutex_init(&img->inflate_lock);
 	for (i = 0; i < QCOW2_L2_LOCKS; i++)
 		mutex_init(&img->l2_lock[i]);
 	INIT_LIST_HEAD(&img->unlinked);
@@ -231,8 +232,6 @@ int qcow2_image_open(const struct qcow2_backend_ops *ops, void *be,
 	if (img->read_only)
 		img->mode = QCOW2_READ_ONLY;
 	ret = qcow2_cache_init(img, cfg->cache_bytes ?: default_cache(&img->hdr));
-	if (!ret)
-		ret = qcow2_inflate_init(img);
 	if (ret) {
 		qcow2_err(err, ret, "out of memory");
 		goto fail;

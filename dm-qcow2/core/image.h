@@ -271,7 +271,7 @@ struct qcow2_image {
 	void *be;				/* I */
 	struct qcow2_store data;		/* I: of guest data, but compressed */
 	const struct qcow2_layer *backing;	/* I */
-	struct qcow2_inflater *inflater;	/* I */
+	struct qcow2_inflater *inflater;	/* A: set once, under inflate_lock */
 	bool keep_space;			/* A */
 	/* I, but reftable_*: S; incompatible, autoclear: H */
 	struct qcow2_header hdr;
@@ -288,6 +288,7 @@ struct qcow2_image {
 	struct mutex l2_lock[QCOW2_L2_LOCKS];	/* T itself */
 	struct mutex header_lock;		/* H itself */
 	struct mutex cow_lock;			/* the one copy buffer; a leaf */
+	struct mutex inflate_lock;		/* making the inflater; a leaf */
 	void *cow_buf;				/* under cow_lock */
 
 	struct qcow2_cache cache;

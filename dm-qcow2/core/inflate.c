@@ -3,15 +3,16 @@
  * This file owns compressed clusters: the memory that decompression needs, and
  * the decompressed clusters that are kept.
  *
- * Nothing is allocated when a cluster is read. All images of one cluster size
- * share an inflater, made when the first of them is opened, so that a hundred
- * overlays do not reserve a hundred times what as many CPUs can use. Whoever
+ * The memory is an image's own, because it is held while the compressed bytes
+ * are read: an image that lies on another one must not hold what that needs to
+ * read them. It is reserved when an image's first compressed cluster is met, as
+ * most overlays have none, and kept; from then on nothing is allocated. Whoever
  * finds every context or every slot in use waits for one: its holder waits only
  * for the host, or for nothing.
  */
 #include "inflate.h"
 
-#define MAX_CONTEXTS 8u
+#define MAX_CONTEXTS 4u
 #define CONTEXT_BYTES (16u << 20)	/* of contexts and slots, roughly, at most */
 #define BOUNCE 32768u
 
@@ -24,9 +25,6 @@ struct context {
 };
 
 struct qcow2_inflater {
-	struct list_head link;	/* inflaters_lock */
-	unsigned int users;	/* inflaters_lock */
-	u32 cluster_bits;
 	spinlock_t lock;	/* N itself */
 	wait_queue_head_t wait;
 	u64 clock;		/* N */
@@ -37,9 +35,6 @@ struct qcow2_inflater {
 	struct qcow2_inflated slots[MAX_CONTEXTS + 2];
 	unsigned int busy;	/* A: slots that are pinned, changed under N */
 };
-
-static DEFINE_MUTEX(inflaters_lock);
-static LIST_HEAD(inflaters);
 
 static unsigned int nr_slots(const struct qcow2_inflater *f)
 {
@@ -73,7 +68,6 @@ static struct qcow2_inflater *create(u32 cluster_bits)
 
 	if (!f)
 		return NULL;
-	f->cluster_bits = cluster_bits;
 	f->nr = min_t(u32, port_cpus(), MAX_CONTEXTS);
 	f->nr = min_t(u32, f->nr, CONTEXT_BYTES / (3u << cluster_bits));
 	f->nr = max_t(u32, f->nr, 1);
@@ -103,34 +97,6 @@ fail:
 }
 
 /**
- * qcow2_inflate_init() - make ready to read compressed clusters
- * @img: the image, its header parsed
- *
- * Context: may sleep.
- * Return: 0 or -ENOMEM.
- */
-int qcow2_inflate_init(struct qcow2_image *img)
-{
-	struct qcow2_inflater *f;
-
-	mutex_lock(&inflaters_lock);
-	list_for_each_entry(f, &inflaters, link)
-		if (f->cluster_bits == img->hdr.cluster_bits)
-			goto found;
-	f = create(img->hdr.cluster_bits);
-	if (!f) {
-		mutex_unlock(&inflaters_lock);
-		return -ENOMEM;
-	}
-	list_add(&f->link, &inflaters);
-found:
-	f->users++;
-	img->inflater = f;
-	mutex_unlock(&inflaters_lock);
-	return 0;
-}
-
-/**
  * qcow2_inflate_exit() - the image reads nothing any more
  * @img: the image
  *
@@ -138,23 +104,28 @@ found:
  */
 void qcow2_inflate_exit(struct qcow2_image *img)
 {
-	struct qcow2_inflater *f = img->inflater;
-	unsigned int i;
-
-	if (!f)
-		return;
-	spin_lock(&f->lock);
-	for (i = 0; i < nr_slots(f); i++)
-		if (f->slots[i].img == img)
-			f->slots[i].img = NULL;
-	spin_unlock(&f->lock);
-	mutex_lock(&inflaters_lock);
-	if (!--f->users) {
-		list_del(&f->link);
-		destroy(f);
-	}
-	mutex_unlock(&inflaters_lock);
+	if (img->inflater)
+		destroy(img->inflater);
 	img->inflater = NULL;
+}
+
+/* The image's inflater, made for its first compressed cluster. */
+static struct qcow2_inflater *inflater_of(struct qcow2_image *img)
+{
+	/* pairs with the release below */
+	struct qcow2_inflater *f = smp_load_acquire(&img->inflater);
+
+	if (f)
+		return f;
+	mutex_lock(&img->inflate_lock);
+	f = img->inflater;
+	if (!f) {
+		f = create(img->hdr.cluster_bits);
+		/* pairs with the acquire above */
+		smp_store_release(&img->inflater, f);
+	}
+	mutex_unlock(&img->inflate_lock);
+	return f;
 }
 
 /* ---------------------------------------------------------------- */
@@ -284,16 +255,18 @@ static void unpin(struct qcow2_inflater *f, struct qcow2_inflated *s)
  *
  * Context: may sleep; hold no other one.
  * Return: 0; -EIO: not what a cluster decompresses from (logged); the error of
- * a read.
+ * a read; -ENOMEM, for the first cluster of an image only.
  */
 int qcow2_inflate_get(struct qcow2_image *img, u64 host, u32 csize,
 		      struct qcow2_inflated **out)
 {
-	struct qcow2_inflater *f = img->inflater;
+	struct qcow2_inflater *f = inflater_of(img);
 	struct qcow2_inflated *s;
 	bool hit;
 	int ret;
 
+	if (!f)
+		return -ENOMEM;
 again:
 	spin_lock(&f->lock);
 	s = find_slot(f, img, host, csize, &hit);

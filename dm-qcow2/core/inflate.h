@@ -31,7 +31,6 @@ struct qcow2_inflated {
 	void *data;
 };
 
-int qcow2_inflate_init(struct qcow2_image *img);
 void qcow2_inflate_exit(struct qcow2_image *img);
 int qcow2_inflate_get(struct qcow2_image *img, u64 host, u32 csize,
 		      struct qcow2_inflated **out);

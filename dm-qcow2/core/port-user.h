@@ -153,7 +153,6 @@ struct mutex {
 
 typedef struct { pthread_mutex_t m; } spinlock_t;
 
-#define DEFINE_MUTEX(name) struct mutex name = { PTHREAD_MUTEX_INITIALIZER }
 #define mutex_init(l) pthread_mutex_init(&(l)->m, NULL)
 #define mutex_destroy(l) pthread_mutex_destroy(&(l)->m)
 #define mutex_lock(l) pthread_mutex_lock(&(l)->m)

@@ -5,6 +5,7 @@
 # QEMU, then by us again.
 #
 # vm: -m 2048 -c 2 -d 1G -d 1G -d 256M -d 256M,bs=4096 -t 600
+# debug: yes
 
 # shellcheck source=tests/functional/lib.sh
 source "$(dirname "$0")/lib.sh"
