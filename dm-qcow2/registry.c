@@ -196,7 +196,7 @@ static char *why_not_opened(int error)
 {
 	switch (error) {
 	case -EINVAL:
-		return "No qcow2 image, or one of other files than the table's (see the kernel log)";
+		return "No qcow2 image, or of other files than the table's (see the kernel log)";
 	case -EOPNOTSUPP:
 		return "The image has a feature that is not supported (see the kernel log)";
 	case -EUCLEAN:
