@@ -218,8 +218,7 @@ static int decompress(struct qcow2_image *img, struct qcow2_inflated *s)
 }
 
 /* N held. The slot of this cluster, or the oldest that nobody uses, or NULL. */
-static struct qcow2_inflated *find_slot(struct qcow2_inflater *f,
-					const struct qcow2_image *img, u64 host,
+static struct qcow2_inflated *find_slot(struct qcow2_inflater *f, u64 host,
 					u32 csize, bool *hit)
 {
 	struct qcow2_inflated *old = NULL;
@@ -229,10 +228,10 @@ static struct qcow2_inflated *find_slot(struct qcow2_inflater *f,
 	for (i = 0; i < nr_slots(f); i++) {
 		struct qcow2_inflated *s = &f->slots[i];
 
-		if (s->img == img && s->host == host && s->csize == csize)
+		if (s->full && s->host == host && s->csize == csize)
 			return s;
-		if (!s->pins && (!old || !s->img ||
-				 (old->img && s->used < old->used)))
+		if (!s->pins && (!old || !s->full ||
+				 (old->full && s->used < old->used)))
 			old = s;
 	}
 	*hit = false;
@@ -269,7 +268,7 @@ int qcow2_inflate_get(struct qcow2_image *img, u64 host, u32 csize,
 		return -ENOMEM;
 again:
 	spin_lock(&f->lock);
-	s = find_slot(f, img, host, csize, &hit);
+	s = find_slot(f, host, csize, &hit);
 	if (!s) {
 		spin_unlock(&f->lock);
 		wait_event(f->wait, READ_ONCE(f->busy) < nr_slots(f));
@@ -279,7 +278,7 @@ again:
 		WRITE_ONCE(f->busy, f->busy + 1);
 	s->used = ++f->clock;
 	if (!hit) {
-		s->img = img;
+		s->full = true;
 		s->host = host;
 		s->csize = csize;
 		WRITE_ONCE(s->loading, true);
@@ -290,7 +289,7 @@ again:
 		/* pairs with the release below */
 		wait_event(f->wait, !smp_load_acquire(&s->loading));
 		spin_lock(&f->lock);
-		hit = s->img == img && s->host == host && s->csize == csize;
+		hit = s->full; /* our pin keeps it from becoming another's */
 		if (!hit)
 			unpin(f, s);
 		spin_unlock(&f->lock);
@@ -304,14 +303,14 @@ again:
 	}
 
 	ret = decompress(img, s);
-	if (ret) {
-		spin_lock(&f->lock);
-		s->img = NULL;
-		unpin(f, s);
-		spin_unlock(&f->lock);
-	}
-	/* pairs with the acquire above */
+	spin_lock(&f->lock);
+	/* pairs with the acquire above; unpinned, it may be loading for others */
 	smp_store_release(&s->loading, false);
+	if (ret) {
+		s->full = false;
+		unpin(f, s);
+	}
+	spin_unlock(&f->lock);
 	wake_up_all(&f->wait);
 	*out = s;
 	return ret;

@@ -11,7 +11,7 @@
 
 /**
  * struct qcow2_inflated - a decompressed cluster
- * @img: N: whose, or NULL: nothing is here
+ * @full: N: a cluster is here, or on its way
  * @host: N: host offset of its first compressed byte
  * @csize: N: how many there are at most
  * @loading: A: somebody decompresses; wait
@@ -22,7 +22,7 @@
  * N is inflater->lock.
  */
 struct qcow2_inflated {
-	const struct qcow2_image *img;
+	bool full;
 	u64 host;
 	u32 csize;
 	bool loading;

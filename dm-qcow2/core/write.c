@@ -229,6 +229,20 @@ static int collect_frees(struct qcow2_image *img, struct qcow2_write *w)
 	return ret;
 }
 
+/*
+ * The external data file reaches to @bytes. One at a time, because to grow a file
+ * from a size that it has no longer would cut it.
+ */
+static int reach_data(struct qcow2_image *img, u64 bytes)
+{
+	int ret;
+
+	mutex_lock(&img->alloc.lock);
+	ret = img->data.ops->grow(img->data.be, bytes);
+	mutex_unlock(&img->alloc.lock);
+	return ret;
+}
+
 /* Host clusters for the owned run, or for its beginning. */
 static int get_clusters(struct qcow2_image *img, struct qcow2_write *w,
 			bool *fresh)
@@ -238,8 +252,7 @@ static int get_clusters(struct qcow2_image *img, struct qcow2_write *w,
 	/* where it is follows from the guest offset; what is there is not known */
 	*fresh = false;
 	w->first_host = w->guest;
-	return img->data.ops->grow(img->data.be, w->guest +
-				   (w->nr << img->hdr.cluster_bits));
+	return reach_data(img, w->guest + (w->nr << img->hdr.cluster_bits));
 }
 
 static void give_back(struct qcow2_image *img, const struct qcow2_write *w)
@@ -276,7 +289,7 @@ static int use_reserved(struct qcow2_image *img, struct qcow2_write *w,
 	int ret = qcow2_link_check(img, guest, w->first_host, w->nr);
 
 	if (!ret && qcow2_external(&img->hdr))
-		ret = img->data.ops->grow(img->data.be, host_end);
+		ret = reach_data(img, host_end);
 	else if (!ret)
 		ret = qcow2_alloc_reach(img, host_end);
 	if (ret)
@@ -342,6 +355,23 @@ static int begin_alloc(struct qcow2_image *img, u64 guest, u64 len,
 }
 
 /**
+ * qcow2_write_prepare() - before anything of the image is changed
+ * @img: the image
+ *
+ * Context: may sleep; no lock held, not inside an epoch.
+ * Return: 0; -EROFS; the errors of qcow2_activate() and of a commit.
+ */
+int qcow2_write_prepare(struct qcow2_image *img)
+{
+	int ret;
+
+	if (qcow2_mode(img) >= QCOW2_READ_ONLY)
+		return -EROFS;
+	ret = qcow2_activate(img);
+	return ret ?: qcow2_commit_relieve(img);
+}
+
+/**
  * qcow2_write_begin() - where do these guest bytes go?
  * @img: the image
  * @guest: guest offset in bytes, a multiple of 512, inside the virtual disk
@@ -361,13 +391,8 @@ int qcow2_write_begin(struct qcow2_image *img, u64 guest, u64 len,
 		      struct qcow2_write *w, struct qcow2_waiter *waiter)
 {
 	struct qcow2_mapping m;
-	int ret;
+	int ret = qcow2_write_prepare(img);
 
-	if (qcow2_mode(img) >= QCOW2_READ_ONLY)
-		return -EROFS;
-	ret = qcow2_activate(img);
-	if (!ret)
-		ret = qcow2_commit_relieve(img);
 	if (ret)
 		return ret;
 

@@ -41,6 +41,7 @@ struct qcow2_write {
 	struct list_head frees;
 };
 
+int qcow2_write_prepare(struct qcow2_image *img);
 int qcow2_write_begin(struct qcow2_image *img, u64 guest, u64 len,
 		      struct qcow2_write *w, struct qcow2_waiter *waiter);
 int qcow2_write_end(struct qcow2_image *img, struct qcow2_write *w, int error);

@@ -15,7 +15,6 @@
 #include "zero.h"
 #include "alloc.h"
 #include "busy.h"
-#include "commit.h"
 #include "link.h"
 #include "map.h"
 #include "metacache.h"
@@ -169,13 +168,22 @@ static int zero_run(struct qcow2_image *img, struct zeroing *z,
 	return ret;
 }
 
-/* Zeros are written, as a guest would. */
+/* Zeros are written, as a guest would, unless they are there. */
 static int write_zeros(struct qcow2_image *img, u64 guest, u64 len, u64 *done,
 		       struct qcow2_waiter *waiter)
 {
+	int epoch = port_epoch_enter(&img->epoch);
+	struct qcow2_mapping m;
 	struct qcow2_write w;
-	int ret = qcow2_write_begin(img, guest, len, &w, waiter);
+	int ret = qcow2_map(img, guest, len, &m);
 
+	port_epoch_exit(&img->epoch, epoch);
+	if (!ret && qcow2_kind_reads_zero(m.kind)) {
+		*done = m.len;
+		return 0;
+	}
+	if (!ret)
+		ret = qcow2_write_begin(img, guest, len, &w, waiter);
 	if (ret)
 		return ret;
 	ret = img->data.ops->zero(img->data.be, w.host, w.len);
@@ -246,13 +254,8 @@ int qcow2_zero(struct qcow2_image *img, u64 guest, u64 len,
 	       enum qcow2_zero_how how, u64 *done, struct qcow2_waiter *waiter)
 {
 	u64 step = qcow2_sub_size(&img->hdr), start, end;
-	int ret;
+	int ret = qcow2_write_prepare(img);
 
-	if (qcow2_mode(img) >= QCOW2_READ_ONLY)
-		return -EROFS;
-	ret = qcow2_activate(img);
-	if (!ret)
-		ret = qcow2_commit_relieve(img);
 	if (ret)
 		return ret;
 

@@ -213,7 +213,7 @@ test_refused() {
 	kernel_says 'no external data file'
 	attach a "$dir/top" backing qcow2 "$dir/base"
 	line=$(dmsetup table a)
-	[[ $line == *"2 3 "* || $line == *"qcow2 $dir/top 3 backing qcow2 $dir/base" ]]
+	[[ $line == *" qcow2 $dir/top 3 backing qcow2 $dir/base" ]]
 	# the base of a live device is nobody's to write
 	fails attach b "$dir/base"
 	kernel_says 'read-only; detach it first|in use'
