@@ -92,6 +92,7 @@ _module:
 #	$(BUILD)/asan		ASan and UBSan	unit tests
 #	$(BUILD)/tsan		TSan		stress tests
 #	$(BUILD)/cov		gcov		"make coverage"
+#	$(BUILD)/fuzz		libFuzzer
 #
 # VARIANT=cov builds all tests in that one.
 
@@ -112,7 +113,8 @@ asan_FLAGS := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
 	-fno-sanitize-recover=undefined
 tsan_FLAGS := -O1 -fno-omit-frame-pointer -fsanitize=thread
 cov_FLAGS := -O0 --coverage -fprofile-update=atomic
-VARIANTS := plain asan tsan cov
+fuzz_FLAGS := $(asan_FLAGS) -fsanitize=fuzzer-no-link
+VARIANTS := plain asan tsan cov fuzz
 
 CORE_SRCS := $(wildcard dm-qcow2/core/*.c)
 LIB_SRCS := $(wildcard tests/lib/*.c)
@@ -172,12 +174,24 @@ $(eval $(call programs,unit,$(or $(VARIANT),asan)))
 $(eval $(call programs,crash,$(or $(VARIANT),plain)))
 $(eval $(call programs,stress,$(or $(VARIANT),tsan)))
 $(eval $(call programs,functional,plain))
+$(eval $(call programs,fuzz,fuzz))
 $(foreach v,$(VARIANTS),$(eval \
 	$(call objects,$(v),$(LIB_SRCS)): EXTRA_CFLAGS = -Itests/lib))
+# only clang has it
+$(BUILD)/fuzz/% $(BUILD)/tests/fuzz/%: override CC = clang
+$(fuzz_PROGRAMS): EXTRA_LDFLAGS = -fsanitize=fuzzer
 .SECONDARY:
 
+# What tests/lib/qemuimg.c puts in front of qemu-img.
+$(BUILD)/tests/preload/%.so: tests/preload/%.c tests/preload/%.h
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(USER_CFLAGS) -O2 -fPIC -shared $(CFLAGS) $(LDFLAGS) -o $@ $<
+
+$(unit_PROGRAMS) $(crash_PROGRAMS): | $(BUILD)/tests/preload/again.so
+
 # See tests/unit/allocs.h.
-$(addprefix $(BUILD)/tests/unit/,cache check failures): \
+$(addprefix $(BUILD)/tests/unit/,cache check create failures repair): \
 	EXTRA_LDFLAGS = -Wl,--wrap=malloc,--wrap=calloc,--wrap=posix_memalign
 
 # Headers and libraries may only come with deps, so make looks again after it.
@@ -186,7 +200,7 @@ AFTER_DEPS = $(MAKE) --no-print-directory -j$(shell nproc)
 .PHONY: test
 test: deps ## everything: check, unit, crash, stress, tools, vm, guest, debug, ...
 	@$(AFTER_DEPS) tools unit-programs crash-programs stress-programs \
-		functional-programs
+		fuzz-programs functional-programs
 	@tests/run
 
 .PHONY: check
@@ -204,6 +218,11 @@ test-stress: stress-programs ## the core under TSan
 test-unit test-crash test-stress: test-%:
 	@tests/run $*
 
+.PHONY: fuzz
+fuzz: deps ## images bent by libFuzzer; FUZZ_SECONDS=N
+	@$(AFTER_DEPS) fuzz-programs
+	@tests/run fuzz
+
 .PHONY: test-tools
 test-tools: tools ## qcow2setup, without a kernel module
 	@tests/run tools
@@ -219,6 +238,17 @@ test-debug test-kcsan: test-%:
 	@$(AFTER_DEPS) tools functional-programs
 	@tests/run $*-all
 
+# For hours, and with other random numbers each time.
+.PHONY: crash
+crash: SEED ?= $(shell shuf -n 1 -i 1-999999999)
+crash: SCALE ?= 20
+crash: deps ## crash states by the million, power cuts by the hundred; SCALE=N
+	@$(AFTER_DEPS) tools crash-programs functional-programs
+	@export SEED=$(SEED) SUITE_TIMEOUT=0; echo "SEED=$$SEED SCALE=$(SCALE)"; \
+	status=0; CRASH_SCALE=$(SCALE) tests/run crash || status=1; \
+	CYCLES=$$((20 * $(SCALE))) GUEST_SECONDS=40000 \
+		TESTS='durability|replay' tests/run guest && exit $$status
+
 .PHONY: bench
 bench: deps ## dm-qcow2 beside loop, dm-linear, qemu-nbd, dm-crypt; BENCH=PART
 	@tests/bench/run
@@ -230,7 +260,7 @@ bench-check: deps ## no I/O takes more instructions than it did
 .PHONY: demo
 demo: deps ## see the module work, in a guest
 	@$(AFTER_DEPS) tools
-	@tests/run demo
+	@JOBS=1 tests/run demo
 
 # --- installing -------------------------------------------------------------
 

@@ -48,6 +48,14 @@ static int set_no_discard_passdown(struct parse *p, char **argv)
 	return 0;
 }
 
+static int set_buffered_backing(struct parse *p, char **argv)
+{
+	if (p->args->buffered_backing)
+		return repeated(p);
+	p->args->buffered_backing = true;
+	return 0;
+}
+
 static int set_sector_size(struct parse *p, char **argv)
 {
 	struct dm_qcow2_args *args = p->args;
@@ -136,6 +144,7 @@ static const struct option options[] = {
 	{ "sector_size", 2, set_sector_size },
 	{ "cache_bytes", 2, set_cache_bytes },
 	{ "no_discard_passdown", 1, set_no_discard_passdown },
+	{ "buffered_backing", 1, set_buffered_backing },
 	{ "backing", 3, set_backing },
 	{ "data_file", 2, set_data_file },
 	{ "luks", 3 },
@@ -161,7 +170,7 @@ static int parse_options(struct parse *p, unsigned int n, char **argv)
 
 		if (!o)
 			return wrong(p,
-				     "Unknown option; known are read_only, sector_size, cache_bytes, no_discard_passdown, backing, data_file");
+				     "Unknown option; known are read_only, sector_size, cache_bytes, no_discard_passdown, buffered_backing, backing, data_file");
 		if (o->words > n)
 			return wrong(p, "The last option lacks its value");
 		if (!o->set) {

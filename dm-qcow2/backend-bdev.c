@@ -152,6 +152,7 @@ const struct qcow2_backend_ops dm_qcow2_bdev_ops = {
 	.data_write = dm_qcow2_data_write,
 	.log = dm_qcow2_log,
 	.mode_changed = dm_qcow2_mode_changed,
+	.reclaim = dm_qcow2_reclaim,
 	.growable = false,
 };
 

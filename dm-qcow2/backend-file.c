@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * This file owns I/O on an image that is a regular file: direct I/O through
- * kiocbs where the filesystem can, buffered where it cannot. It runs in the
- * threads of the image and nowhere else, never in the submitter of a bio
- * (rule C1): stack, journal_info and task flags are ours.
+ * kiocbs where the filesystem can, buffered where it cannot, and for layers that
+ * are to be read through the page cache. It runs in the threads of the image and
+ * nowhere else, never in the submitter of a bio (rule C1): stack, journal_info
+ * and task flags are ours.
  */
 #include <linux/blk-cgroup.h>
 #include <linux/falloc.h>
@@ -38,7 +39,7 @@ static int rw_range(struct dm_qcow2_host *h, bool write, loff_t pos,
 	u64 end = dm_qcow2_host_end(h);
 	struct iov_iter iter;
 	struct kiocb iocb;
-	bool direct = h->direct;
+	bool direct = !dm_qcow2_buffered(h);
 	ssize_t ret;
 
 again:
@@ -212,6 +213,7 @@ const struct qcow2_backend_ops dm_qcow2_file_ops = {
 	.data_write = dm_qcow2_data_write,
 	.log = dm_qcow2_log,
 	.mode_changed = dm_qcow2_mode_changed,
+	.reclaim = dm_qcow2_reclaim,
 	.growable = true,
 };
 
@@ -384,10 +386,10 @@ void dm_qcow2_file_submit(struct dm_qcow2_io *io)
 	io->host_end = dm_qcow2_host_end(io->holder);
 	if (css)
 		kthread_associate_blkcg(css);
-	if (io->holder->direct)
-		submit_direct(io, write);
-	else
+	if (dm_qcow2_buffered(io->holder))
 		submit_buffered(io, write);
+	else
+		submit_direct(io, write);
 	if (css)
 		kthread_associate_blkcg(NULL);
 }

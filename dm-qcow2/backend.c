@@ -136,11 +136,16 @@ int dm_qcow2_rw(void *be, bool write, const struct qcow2_iovec *v,
 	return ret;
 }
 
+/* The last cluster of a device may be cut short; a file can be read beyond its end. */
 int dm_qcow2_data_read(void *be, u64 guest, u64 pos, void *buf, u32 len)
 {
-	struct qcow2_iovec v = { pos, buf, len };
+	struct dm_qcow2_host *h = be;
+	u64 end = h->bdev ? dm_qcow2_host_end(h) : U64_MAX;
+	u32 there = pos < end ? min_t(u64, len, end - pos) : 0;
+	struct qcow2_iovec v = { pos, buf, there };
 
-	return dm_qcow2_rw(be, false, &v, 1);
+	memset(buf + there, 0, len - there);
+	return there ? dm_qcow2_rw(be, false, &v, 1) : 0;
 }
 
 int dm_qcow2_data_write(void *be, u64 guest, u64 pos, void *buf, u32 len)

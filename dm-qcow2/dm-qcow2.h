@@ -6,6 +6,8 @@
  * Locks, outermost first, all above those of core/image.h:
  *
  *   R:  registry_lock, a mutex: the list of hosts, their users' counts
+ *   Z:  host->resize_lock, a mutex: the size of the disk, and whether the device
+ *       runs
  *   U:  host->users_lock, a mutex: the tables that hear of a mode change
  *   X:  host->rmw_lock, a mutex: read-modify-write below the host's alignment
  *   J:  host->jobs_lock, a spinlock, taken with interrupts off: the lists of
@@ -29,8 +31,6 @@
 
 #define DM_MSG_PREFIX "qcow2"
 
-#define DM_QCOW2_MAX_THREADS 8
-
 #define DM_QCOW2_MAX_LAYERS 512
 
 /**
@@ -51,6 +51,7 @@ struct dm_qcow2_layer_args {
  * @nr_layers: how many, at least 1
  * @read_only: attach read-only
  * @no_discard_passdown: what is freed stays with the host file or device
+ * @buffered_backing: layers below that are files are read through the page cache
  * @has_sector_size: @sector_size was given
  * @cache_bytes: bound of the metadata cache, 0 for the default
  * @sector_size: logical block size of the device in bytes
@@ -60,6 +61,7 @@ struct dm_qcow2_args {
 	unsigned int nr_layers;
 	bool read_only;
 	bool no_discard_passdown;
+	bool buffered_backing;
 	bool has_sector_size;
 	u64 cache_bytes;
 	u32 sector_size;
@@ -85,7 +87,7 @@ struct dm_qcow2_counts {
  * @changing: R: being opened or closed; wait
  * @below: I: the layer below, or NULL; held
  * @data: I: the external data file, or NULL; held
- * @layer: I: this one, for the image above
+ * @layer: I, but size: Z; this one, for the image above
  * @name: I: for messages
  * @inode: I: of a regular file, or NULL
  * @bdev: I: the block device, or NULL
@@ -93,6 +95,8 @@ struct dm_qcow2_counts {
  * @locked: I: QEMU's image locks are held
  * @read_only: I: opened read-only
  * @direct: I: the filesystem does direct I/O
+ * @bufferers: A: tables that want this layer to be read through the page cache,
+ *	changed under R
  * @align: I: smallest unit of I/O in bytes, 512 or more
  * @size0: I: size of the file when it was opened, in bytes
  * @end: A: without @img: where it is known to reach, in bytes
@@ -104,11 +108,15 @@ struct dm_qcow2_counts {
  * @jobs: J: bios for the workers
  * @flushes: J: bios for the committer
  * @calls: J: other work for the committer
+ * @reclaim: J, read A: it is to reclaim space
+ * @tidy: A: it is to do so if nobody else has, after a while
  * @idle: where workers wait
  * @commit_wait: where the committer waits
  * @nr_threads: R: workers that run; none while no table maps to the image
  * @threads: R: the workers
  * @committer: R: the committer
+ * @scanner: R: looks through a dirty image, or NULL
+ * @resize_lock: Z itself
  * @users_lock: U itself
  * @tables: U: struct dm_qcow2
  * @counts: which way the bios went
@@ -131,6 +139,7 @@ struct dm_qcow2_host {
 	bool locked;
 	bool read_only;
 	bool direct;
+	unsigned int bufferers;
 	u32 align;
 	loff_t size0;
 	u64 end;
@@ -145,12 +154,16 @@ struct dm_qcow2_host {
 	struct list_head jobs;
 	struct list_head flushes;
 	struct list_head calls;
+	bool reclaim;
+	bool tidy;
 	wait_queue_head_t idle;
 	wait_queue_head_t commit_wait;
 	unsigned int nr_threads;
-	struct task_struct *threads[DM_QCOW2_MAX_THREADS];
+	struct task_struct *threads[PORT_MAX_THREADS];
 	struct task_struct *committer;
+	struct task_struct *scanner;
 
+	struct mutex resize_lock;	/* Z */
 	struct mutex users_lock;	/* U */
 	struct list_head tables;
 	struct dm_qcow2_counts __percpu *counts;
@@ -162,6 +175,12 @@ static inline u64 dm_qcow2_host_end(const struct dm_qcow2_host *h)
 	return h->img ? READ_ONCE(h->img->host_end) : READ_ONCE(h->end);
 }
 
+/* I/O on a file goes through the page cache: it has to, or it is to. */
+static inline bool dm_qcow2_buffered(const struct dm_qcow2_host *h)
+{
+	return !h->direct || READ_ONCE(h->bufferers);
+}
+
 /**
  * struct dm_qcow2 - one table line in use
  * @ti: the target
@@ -171,6 +190,7 @@ static inline u64 dm_qcow2_host_end(const struct dm_qcow2_host *h)
  * @args: what the table line said
  * @writer: it may write: the image is not read-only by itself
  * @noflush: being suspended without a commit
+ * @running: host.resize_lock: resumed, so that there may be I/O
  * @link: host.users_lock: in host->tables
  */
 struct dm_qcow2 {
@@ -181,6 +201,7 @@ struct dm_qcow2 {
 	struct dm_qcow2_args args;
 	bool writer;
 	bool noflush;
+	bool running;
 	struct list_head link;
 };
 
@@ -251,10 +272,14 @@ void dm_qcow2_piece_done(struct dm_qcow2_io *io, int error);
 
 /* worker.c */
 int dm_qcow2_start_threads(struct dm_qcow2_host *h);
+void dm_qcow2_stop_scanner(struct dm_qcow2_host *h);
 void dm_qcow2_stop_threads(struct dm_qcow2_host *h);
 void dm_qcow2_queue_job(struct dm_qcow2_io *io);
 void dm_qcow2_queue_commit(struct dm_qcow2_io *io);
-int dm_qcow2_call(struct dm_qcow2_host *h, int (*fn)(struct dm_qcow2_host *h));
+void dm_qcow2_reclaim(void *be);
+void dm_qcow2_tidy(struct dm_qcow2_host *h);
+int dm_qcow2_call(struct dm_qcow2_host *h,
+		  int (*fn)(struct dm_qcow2_host *h, void *arg), void *arg);
 
 /* backend-bdev.c, backend-file.c */
 extern const struct qcow2_backend_ops dm_qcow2_bdev_ops;
@@ -287,6 +312,10 @@ void dm_qcow2_detach(struct dm_qcow2 *c);
 int dm_qcow2_lock(struct file *file, bool write);
 void dm_qcow2_lock_downgrade(struct file *file);
 void dm_qcow2_unlock(struct file *file);
+
+/* resize.c */
+void dm_qcow2_set_running(struct dm_qcow2 *c, bool running);
+int dm_qcow2_resize(struct dm_qcow2 *c, const char *word);
 
 /* status.c */
 void dm_qcow2_status(struct dm_target *ti, status_type_t type,

@@ -241,6 +241,7 @@ static void zero_next(struct dm_qcow2_io *io)
 			advance(io, done);
 		cond_resched();
 	}
+	dm_qcow2_tidy(io->host);
 	finish_or_commit(io, ret);
 }
 

@@ -71,6 +71,7 @@ static bool wants_write(const struct dm_qcow2 *c)
  * @c: the table
  * @path: an absolute path, or what dm_get_device() takes
  * @top: the image of the table, not a layer below or a data file
+ * @own: that, or its data file
  * @raw: it is not an image
  * @write: it is to be written
  * @below: the layer below, or NULL; held
@@ -83,6 +84,7 @@ struct wanted {
 	struct dm_qcow2 *c;
 	const char *path;
 	bool top;
+	bool own;
 	bool raw;
 	bool write;
 	struct dm_qcow2_host *below;
@@ -156,10 +158,12 @@ static int take_lock(struct dm_qcow2_host *h, char **error)
 	return 0;
 }
 
-static int close_image(struct dm_qcow2_host *h)
+static int close_image(struct dm_qcow2_host *h, void *arg)
 {
 	int ret = qcow2_image_close(h->img);
 
+	/* the committer must not look at it again */
+	WRITE_ONCE(h->tidy, false);
 	h->img = NULL;
 	return ret;
 }
@@ -167,8 +171,12 @@ static int close_image(struct dm_qcow2_host *h)
 /* Writes everything back and closes the image; this may take long. */
 static void write_back(struct dm_qcow2_host *h)
 {
+	int ret;
+
+	dm_qcow2_stop_scanner(h); /* it reads the image */
 	/* without threads nothing has been written yet */
-	int ret = h->committer ? dm_qcow2_call(h, close_image) : close_image(h);
+	ret = h->committer ? dm_qcow2_call(h, close_image, NULL) :
+		close_image(h, NULL);
 
 	if (ret)
 		DMERR("%s: not everything could be written back: error %d",
@@ -260,6 +268,7 @@ static struct dm_qcow2_host *new_host(const struct wanted *w, struct file *file)
 	if (!h)
 		return NULL;
 	mutex_init(&h->rmw_lock);
+	mutex_init(&h->resize_lock);
 	mutex_init(&h->users_lock);
 	spin_lock_init(&h->jobs_lock);
 	INIT_LIST_HEAD(&h->jobs);
@@ -369,7 +378,7 @@ static int may_share(struct dm_qcow2_host *h, const struct wanted *w,
 		*error = "The image is attached for writing by another device";
 		return -EBUSY;
 	}
-	if (h->writers && !w->top && !w->write) {
+	if (h->writers && !w->own && !w->write) {
 		*error = "A file that is written cannot be a layer below";
 		return -EBUSY;
 	}
@@ -600,11 +609,12 @@ static struct dm_qcow2_host *get_layer(struct dm_qcow2 *c, unsigned int i,
 	const struct dm_qcow2_layer_args *l = &c->args.layers[i];
 	bool write = !i && wants_write(c);
 	struct wanted w = {
-		.c = c, .path = l->path, .top = !i, .raw = l->raw,
+		.c = c, .path = l->path, .top = !i, .own = !i, .raw = l->raw,
 		.write = write, .below = below,
 	};
 	struct wanted data = {
-		.c = c, .path = l->data_path, .raw = true, .write = write,
+		.c = c, .path = l->data_path, .own = !i, .raw = true,
+		.write = write,
 	};
 	struct dm_qcow2_host *h, *d = NULL;
 
@@ -629,6 +639,21 @@ static struct dm_qcow2_host *get_layer(struct dm_qcow2 *c, unsigned int i,
 	return h;
 }
 
+/*
+ * The table wants the layers below its image to be read through the page cache,
+ * or does no more. They are files that nobody writes; one that is on a device is
+ * not concerned. R held.
+ */
+static void buffer_layers(struct dm_qcow2_host *h, int change)
+{
+	while ((h = h->below)) {
+		WRITE_ONCE(h->bufferers, h->bufferers + change);
+		if (h->data)
+			WRITE_ONCE(h->data->bufferers,
+				   h->data->bufferers + change);
+	}
+}
+
 /* The table maps to the image from here on. */
 static int add_table(struct dm_qcow2_host *h, struct dm_qcow2 *c)
 {
@@ -637,6 +662,8 @@ static int add_table(struct dm_qcow2_host *h, struct dm_qcow2 *c)
 	mutex_lock(&registry_lock);
 	if (!h->committer)
 		ret = dm_qcow2_start_threads(h);
+	if (c->args.buffered_backing)
+		buffer_layers(h, 1);
 	mutex_unlock(&registry_lock);
 	c->host = h;
 	mutex_lock(&h->users_lock);
@@ -653,15 +680,7 @@ static void put_devices(struct dm_qcow2 *c)
 	c->devs = NULL;
 }
 
-/**
- * dm_qcow2_attach() - open what a table line names
- * @c: the table, its arguments parsed; gets host and devs
- * @error: for the user
- *
- * Context: may sleep; a constructor.
- * Return: 0, or a negative errno with nothing held.
- */
-int dm_qcow2_attach(struct dm_qcow2 *c, char **error)
+static int attach(struct dm_qcow2 *c, char **error)
 {
 	struct dm_qcow2_host *h = NULL;
 	unsigned int i = c->args.nr_layers;
@@ -688,6 +707,26 @@ int dm_qcow2_attach(struct dm_qcow2 *c, char **error)
 }
 
 /**
+ * dm_qcow2_attach() - open what a table line names
+ * @c: the table, its arguments parsed; gets host and devs
+ * @error: for the user
+ *
+ * A device of ours may be suspended, and go on when this table is there: reclaim
+ * must not wait for its I/O, neither here nor in who holds registry_lock.
+ *
+ * Context: may sleep; a constructor.
+ * Return: 0, or a negative errno with nothing held.
+ */
+int dm_qcow2_attach(struct dm_qcow2 *c, char **error)
+{
+	unsigned int noio = memalloc_noio_save();
+	int ret = attach(c, error);
+
+	memalloc_noio_restore(noio);
+	return ret;
+}
+
+/**
  * dm_qcow2_detach() - a table goes
  * @c: the table
  *
@@ -706,6 +745,11 @@ void dm_qcow2_detach(struct dm_qcow2 *c)
 		end_writing(h);
 		if (h->data)
 			end_writing(h->data);
+	}
+	if (c->args.buffered_backing) {
+		mutex_lock(&registry_lock);
+		buffer_layers(h, -1);
+		mutex_unlock(&registry_lock);
 	}
 	put_host(h);
 	put_devices(c);

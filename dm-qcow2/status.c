@@ -28,7 +28,8 @@ static unsigned int emit_path(const char *path, char *result, unsigned int sz,
 static unsigned int count_words(const struct dm_qcow2_args *a)
 {
 	unsigned int n = a->read_only + 2 * a->has_sector_size +
-		2 * !!a->cache_bytes + a->no_discard_passdown, i;
+		2 * !!a->cache_bytes + a->no_discard_passdown +
+		a->buffered_backing, i;
 
 	for (i = 0; i < a->nr_layers; i++)
 		n += 3 * !!i + 2 * !!a->layers[i].data_path;
@@ -74,6 +75,8 @@ static unsigned int emit_table(const struct dm_qcow2 *c, char *result,
 		DMEMIT(" cache_bytes %llu", a->cache_bytes);
 	if (a->no_discard_passdown)
 		DMEMIT(" no_discard_passdown");
+	if (a->buffered_backing)
+		DMEMIT(" buffered_backing");
 	return emit_layers(a, result, sz, maxlen);
 }
 
@@ -169,11 +172,12 @@ void dm_qcow2_status(struct dm_target *ti, status_type_t type,
  * dm_qcow2_message() - .message of the target
  * @ti: the target
  * @argc: words
- * @argv: the words: "retry" leaves the no-space mode
+ * @argv: the words: "retry" leaves the no-space mode, "resize <bytes>" makes
+ *	the disk larger
  * @result: not used
  * @maxlen: not used
  *
- * Return: 0 or -EINVAL.
+ * Return: 0; -EINVAL; as dm_qcow2_resize().
  */
 int dm_qcow2_message(struct dm_target *ti, unsigned int argc, char **argv,
 		     char *result, unsigned int maxlen)
@@ -184,6 +188,8 @@ int dm_qcow2_message(struct dm_target *ti, unsigned int argc, char **argv,
 		qcow2_retry(c->host->img);
 		return 0;
 	}
-	DMWARN("unknown message; known is: retry");
+	if (argc == 2 && !strcasecmp(argv[0], "resize"))
+		return dm_qcow2_resize(c, argv[1]);
+	DMWARN("unknown message; known are: retry, resize <bytes>");
 	return -EINVAL;
 }

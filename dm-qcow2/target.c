@@ -14,7 +14,8 @@
 
 static int check_length(struct dm_target *ti, const struct dm_qcow2 *c)
 {
-	sector_t have = c->host->img->hdr.size >> SECTOR_SHIFT;
+	/* it only grows while somebody has it attached */
+	sector_t have = READ_ONCE(c->host->img->hdr.size) >> SECTOR_SHIFT;
 	unsigned int unit = c->args.sector_size >> SECTOR_SHIFT;
 
 	if (ti->len > have) {
@@ -98,11 +99,16 @@ static void qcow2_presuspend_undo(struct dm_target *ti)
 	c->noflush = false;
 }
 
-/* The second commit carries the decrements of what the first has unlinked. */
-static int commit(struct dm_qcow2_host *h)
+/*
+ * The second commit carries the decrements of what the first has unlinked. After
+ * them the committer leaves the image alone.
+ */
+static int commit(struct dm_qcow2_host *h, void *arg)
 {
-	int ret = qcow2_commit(h->img);
+	int ret;
 
+	WRITE_ONCE(h->tidy, false);
+	ret = qcow2_commit(h->img);
 	return ret ?: qcow2_commit_drain(h->img);
 }
 
@@ -114,9 +120,12 @@ static void qcow2_postsuspend(struct dm_target *ti)
 {
 	struct dm_qcow2 *c = ti->private;
 
-	if (c->noflush)
+	dm_qcow2_set_running(c, false);
+	if (c->noflush) {
+		WRITE_ONCE(c->host->tidy, false);
 		return;
-	if (dm_qcow2_call(c->host, commit))
+	}
+	if (dm_qcow2_call(c->host, commit, NULL))
 		DMERR("%s: suspended, but not everything could be written back",
 		      c->host->name);
 }
@@ -128,7 +137,9 @@ static void qcow2_resume(struct dm_target *ti)
 
 	c->noflush = false;
 	WRITE_ONCE(c->host->img->keep_space, c->args.no_discard_passdown);
+	dm_qcow2_set_running(c, true);
 	qcow2_retry(c->host->img);
+	dm_qcow2_tidy(c->host);
 	memalloc_noio_restore(noio);
 }
 
@@ -148,8 +159,8 @@ static int qcow2_iterate_devices(struct dm_target *ti,
 static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	struct dm_qcow2 *c = ti->private;
-	struct dm_qcow2_host *h = c->host;
-	u32 align = h->align;
+	struct dm_qcow2_host *h = c->host, *data = h->data ?: h;
+	u32 align = data->align;
 
 	limits->logical_block_size = c->args.sector_size;
 	limits->physical_block_size = max(c->args.sector_size, align);
@@ -160,11 +171,12 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	limits->max_discard_sectors = MAX_ZERO_SECTORS;
 	limits->max_write_zeroes_sectors = MAX_ZERO_SECTORS;
 	limits->dma_alignment = SECTOR_SIZE - 1;
-	if (h->bdev)
+	/* a bio goes to what holds the data */
+	if (data->bdev)
 		limits->dma_alignment = max_t(unsigned int,
 					      limits->dma_alignment,
-					      bdev_dma_alignment(h->bdev));
-	compat_limit_features(limits, h->bdev);
+					      bdev_dma_alignment(data->bdev));
+	compat_limit_features(limits, data->bdev);
 }
 
 /*

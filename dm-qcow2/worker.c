@@ -5,20 +5,24 @@
  * Kthreads, not a workqueue: a worker enters a filesystem, which a WQ_MEM_RECLAIM
  * workqueue must not and another cannot promise progress. Of the image, not of
  * the module: with one image on top of another, a common pool could wait for
- * itself. A thread takes a batch of jobs at a time; before a job that may wait
- * it gives the rest back. No job holds a thread while it waits for another job.
+ * itself. A thread takes a batch of jobs at a time, none of them behind one
+ * that may wait. No job holds a thread while it waits for another job.
  *
  * The committer is one more thread. It takes every FLUSH and FUA that has come
- * and serves all of them with one commit.
+ * and serves all of them with one commit. It also waits for guest I/O to end when
+ * space is short, or when clusters were discarded and nothing else came; a worker
+ * must not: that I/O may need all of them.
  */
 #include <linux/blkdev.h>
 #include <linux/completion.h>
 #include <linux/kthread.h>
 
 #include "dm-qcow2.h"
+#include "core/alloc.h"
 #include "core/commit.h"
 
 #define BATCH 16
+#define TIDY_DELAY (5 * HZ)
 
 /**
  * dm_qcow2_queue_job() - give a bio to the workers
@@ -62,10 +66,46 @@ void dm_qcow2_queue_commit(struct dm_qcow2_io *io)
 	spin_unlock_irqrestore(&h->jobs_lock, flags);
 }
 
+/**
+ * dm_qcow2_reclaim() - have the committer reclaim space
+ * @be: the host
+ *
+ * Context: process.
+ */
+void dm_qcow2_reclaim(void *be)
+{
+	struct dm_qcow2_host *h = be;
+
+	spin_lock_irq(&h->jobs_lock);
+	WRITE_ONCE(h->reclaim, true);
+	wake_up(&h->commit_wait);
+	spin_unlock_irq(&h->jobs_lock);
+}
+
+/**
+ * dm_qcow2_tidy() - clusters have been discarded
+ * @h: the host
+ *
+ * Their space comes back to the host with the second commit. On an idle device
+ * that may be a long time.
+ *
+ * Context: process context; takes jobs_lock.
+ */
+void dm_qcow2_tidy(struct dm_qcow2_host *h)
+{
+	if (READ_ONCE(h->tidy) || !atomic_read(&h->img->nr_frees))
+		return;
+	spin_lock_irq(&h->jobs_lock);
+	WRITE_ONCE(h->tidy, true);
+	wake_up(&h->commit_wait);
+	spin_unlock_irq(&h->jobs_lock);
+}
+
 /* Something that the committer does for a waiting process. */
 struct call {
 	struct list_head link;
-	int (*fn)(struct dm_qcow2_host *h);
+	int (*fn)(struct dm_qcow2_host *h, void *arg);
+	void *arg;
 	int ret;
 	struct completion done;
 };
@@ -74,6 +114,7 @@ struct call {
  * dm_qcow2_call() - have the committer call a function
  * @h: the host, its threads running
  * @fn: the function
+ * @arg: for @fn
  *
  * Writing back from the caller's own process would depend on it: a signal that
  * kills it ends a filesystem's I/O half way.
@@ -81,9 +122,10 @@ struct call {
  * Context: may sleep.
  * Return: what @fn returns.
  */
-int dm_qcow2_call(struct dm_qcow2_host *h, int (*fn)(struct dm_qcow2_host *h))
+int dm_qcow2_call(struct dm_qcow2_host *h,
+		  int (*fn)(struct dm_qcow2_host *h, void *arg), void *arg)
 {
-	struct call c = { .fn = fn };
+	struct call c = { .fn = fn, .arg = arg };
 
 	init_completion(&c.done);
 	spin_lock_irq(&h->jobs_lock);
@@ -94,26 +136,14 @@ int dm_qcow2_call(struct dm_qcow2_host *h, int (*fn)(struct dm_qcow2_host *h))
 	return c.ret;
 }
 
-/* Moves up to BATCH jobs to @batch; returns whether there are more. */
-static bool take_batch(struct dm_qcow2_host *h, struct list_head *batch)
-{
-	bool more;
-	int i;
-
-	spin_lock_irq(&h->jobs_lock);
-	for (i = 0; i < BATCH && !list_empty(&h->jobs); i++)
-		list_move_tail(h->jobs.next, batch);
-	more = !list_empty(&h->jobs);
-	spin_unlock_irq(&h->jobs_lock);
-	return more;
-}
-
+/* One by one: have_jobs() must not meet a plain write, as a splice does it. */
 static void give_back(struct dm_qcow2_host *h, struct list_head *batch)
 {
 	if (list_empty(batch))
 		return;
 	spin_lock_irq(&h->jobs_lock);
-	list_splice_init(batch, &h->jobs);
+	while (!list_empty(batch))
+		list_move(batch->prev, &h->jobs);
 	spin_unlock_irq(&h->jobs_lock);
 	wake_up(&h->idle);
 }
@@ -129,30 +159,69 @@ static bool frozen(const struct dm_qcow2_host *h)
  */
 static bool may_wait(const struct dm_qcow2_io *io)
 {
-	return io->stage != DM_QCOW2_READY || !io->holder->direct ||
+	return io->stage != DM_QCOW2_READY || dm_qcow2_buffered(io->holder) ||
 		(op_is_write(bio_op(io->bio)) && frozen(io->holder));
 }
 
+/*
+ * Moves up to BATCH jobs to @batch, none behind one that may wait; returns
+ * whether there are more.
+ */
+static bool take_batch(struct dm_qcow2_host *h, struct list_head *batch)
+{
+	struct dm_qcow2_io *io;
+	bool more;
+	int i = 0;
+
+	spin_lock_irq(&h->jobs_lock);
+	while (i++ < BATCH && !list_empty(&h->jobs)) {
+		io = list_first_entry(&h->jobs, struct dm_qcow2_io, link);
+		list_move_tail(&io->link, batch);
+		if (may_wait(io))
+			break;
+	}
+	more = !list_empty(&h->jobs);
+	spin_unlock_irq(&h->jobs_lock);
+	return more;
+}
+
+static struct dm_qcow2_io *first_of(struct list_head *batch)
+{
+	struct dm_qcow2_io *io;
+
+	io = list_first_entry_or_null(batch, struct dm_qcow2_io, link);
+	if (io)
+		list_del(&io->link);
+	return io;
+}
+
+/*
+ * The last job may wait, or one whose filesystem has been frozen since. It must
+ * not find what it waits for in our own plug, from where a thread that goes to
+ * sleep hands it to another one.
+ */
 static void run_batch(struct dm_qcow2_host *h, struct list_head *batch)
 {
+	struct dm_qcow2_io *io;
 	struct blk_plug plug;
 
 	blk_start_plug(&plug);
-	while (!list_empty(batch)) {
-		struct dm_qcow2_io *io = list_first_entry(batch,
-						struct dm_qcow2_io, link);
-
-		list_del(&io->link);
-		if (may_wait(io))
-			give_back(h, batch);
+	while ((io = first_of(batch)) && !may_wait(io))
 		dm_qcow2_run_job(io);
-	}
 	blk_finish_plug(&plug);
+	if (!io)
+		return;
+	give_back(h, batch);
+	dm_qcow2_run_job(io);
 }
 
+/*
+ * Without J: who takes a job looks again. Only the forward pointer is read, which
+ * is always written whole; list_empty_careful() looks at the other one, too.
+ */
 static bool have_jobs(struct list_head *list)
 {
-	return !list_empty_careful(list) || kthread_should_stop();
+	return !list_empty(list) || kthread_should_stop();
 }
 
 /* Reclaim must not wait for what waits for reclaim: rules C2 and C3. */
@@ -197,9 +266,32 @@ static void run_calls(struct dm_qcow2_host *h, struct list_head *calls)
 
 	list_for_each_entry_safe(c, next, calls, link) {
 		list_del(&c->link);
-		c->ret = c->fn(h);
+		c->ret = c->fn(h, c->arg);
 		complete(&c->done);
 	}
+}
+
+static bool have_commit(struct dm_qcow2_host *h)
+{
+	return have_jobs(&h->flushes) || have_jobs(&h->calls) ||
+		READ_ONCE(h->reclaim);
+}
+
+/*
+ * Waits for work; true if it is time to tidy up instead, unless the device has
+ * been suspended meanwhile.
+ */
+static bool wait_for_commit(struct dm_qcow2_host *h)
+{
+	bool tidy;
+
+	wait_event_idle(h->commit_wait, have_commit(h) || READ_ONCE(h->tidy));
+	if (have_commit(h) ||
+	    wait_event_idle_timeout(h->commit_wait, have_commit(h), TIDY_DELAY))
+		return false;
+	tidy = READ_ONCE(h->tidy);
+	WRITE_ONCE(h->tidy, false);
+	return tidy && atomic_read(&h->img->nr_frees);
 }
 
 static int committer(void *data)
@@ -207,19 +299,55 @@ static int committer(void *data)
 	struct dm_qcow2_host *h = data;
 	LIST_HEAD(batch);
 	LIST_HEAD(calls);
+	bool reclaim, tidy;
 
 	enter_io_context();
 	while (!kthread_should_stop()) {
-		wait_event_idle(h->commit_wait, have_jobs(&h->flushes) ||
-				have_jobs(&h->calls));
+		tidy = wait_for_commit(h);
 		spin_lock_irq(&h->jobs_lock);
+		reclaim = h->reclaim;
+		WRITE_ONCE(h->reclaim, false);
 		list_splice_tail_init(&h->flushes, &batch);
 		list_splice_tail_init(&h->calls, &calls);
 		spin_unlock_irq(&h->jobs_lock);
 		commit_batch(h, &batch);
-		run_calls(h, &calls);
+		if (reclaim || tidy)
+			qcow2_reclaim(h->img, true);
+		run_calls(h, &calls); /* the last of them closes the image */
 	}
 	return 0;
+}
+
+/* Looks through a dirty image while the others work. */
+static int scanner(void *data)
+{
+	struct dm_qcow2_host *h = data;
+
+	enter_io_context();
+	qcow2_scan_ahead(h->img);
+	for (;;) {
+		set_current_state(TASK_IDLE);
+		if (kthread_should_stop())
+			break;
+		schedule();
+	}
+	__set_current_state(TASK_RUNNING);
+	return 0;
+}
+
+/**
+ * dm_qcow2_stop_scanner() - before the image is closed
+ * @h: the host
+ *
+ * Context: may sleep.
+ */
+void dm_qcow2_stop_scanner(struct dm_qcow2_host *h)
+{
+	if (!h->scanner)
+		return;
+	WRITE_ONCE(h->img->closing, true);
+	kthread_stop(h->scanner);
+	h->scanner = NULL;
 }
 
 /**
@@ -231,14 +359,18 @@ static int committer(void *data)
  */
 int dm_qcow2_start_threads(struct dm_qcow2_host *h)
 {
-	unsigned int want = clamp(2 * num_online_cpus(), 2U,
-				  (unsigned int)DM_QCOW2_MAX_THREADS);
+	unsigned int want = port_threads();
 	struct task_struct *t;
 
 	t = kthread_run(committer, h, "qcow2_commit");
 	if (IS_ERR(t))
 		return PTR_ERR(t);
 	h->committer = t;
+	if (qcow2_dirty(h->img) && !h->read_only && !h->scanner) {
+		t = kthread_run(scanner, h, "qcow2_scan");
+		/* without it, the first who allocates looks */
+		h->scanner = IS_ERR(t) ? NULL : t;
+	}
 	while (h->nr_threads < want) {
 		t = kthread_run(worker, h, "qcow2_io/%u", h->nr_threads);
 		if (IS_ERR(t)) {

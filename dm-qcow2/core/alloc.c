@@ -13,15 +13,21 @@
  *
  * A refcount block is never counted in a block that is itself not on the disk:
  * it is counted in the durable block that the cursor is in, or in itself.
+ *
+ * The refcounts of a dirty image are neither trusted nor changed. What is
+ * allocated lies behind everything that any table names, and nothing is freed;
+ * whoever repairs the image counts anew.
  */
 #include "alloc.h"
 #include "commit.h"
 #include "metacache.h"
 #include "overlap.h"
+#include "survey.h"
 
 void qcow2_alloc_init(struct qcow2_image *img)
 {
 	mutex_init(&img->alloc.lock);
+	INIT_LIST_HEAD(&img->alloc.waiters);
 }
 
 void qcow2_alloc_destroy(struct qcow2_image *img)
@@ -83,15 +89,15 @@ static int load_table(struct qcow2_image *img)
 {
 	struct qcow2_allocator *a = &img->alloc;
 	u64 bytes = a->reftable_entries * 8, pos, i;
+	void *buf = port_pool_get(&img->copies);
 	int ret = 0;
 
-	mutex_lock(&img->cow_lock);
 	for (pos = 0; !ret && pos < bytes; pos += QCOW2_COW_BYTES) {
 		struct qcow2_iovec v = {
-			img->hdr.reftable_offset + pos, img->cow_buf,
+			img->hdr.reftable_offset + pos, buf,
 			min_t(u64, bytes - pos, QCOW2_COW_BYTES),
 		};
-		const __be64 *p = img->cow_buf;
+		const __be64 *p = buf;
 
 		ret = qcow2_meta_rw(img, false, &v, 1);
 		for (i = pos / 8; !ret && i < (pos + v.len) / 8; i++, p++) {
@@ -117,7 +123,7 @@ static int load_table(struct qcow2_image *img)
 				ret = qcow2_overlap_add(img, cluster);
 		}
 	}
-	mutex_unlock(&img->cow_lock);
+	port_pool_put(&img->copies, buf);
 	return ret;
 }
 
@@ -186,6 +192,7 @@ void qcow2_alloc_refresh(struct qcow2_image *img)
 	set_limit(img);
 	a->exhausted = false;
 	a->full = 0;
+	a->in_vain = atomic_read(&img->unlinks) - 1;
 	mutex_unlock(&a->lock);
 }
 
@@ -210,7 +217,8 @@ int qcow2_alloc_load(struct qcow2_image *img)
 	a->reftable_entries = qcow2_reftable_entries(&img->hdr);
 	a->reftable = port_vzalloc(a->reftable_entries * sizeof(u64));
 	ret = a->reftable ? load_table(img) : -ENOMEM;
-	if (!ret)
+	end = 1;
+	if (!ret && !qcow2_dirty(img))
 		ret = find_end(img, &end);
 	if (ret)
 		goto out;
@@ -221,9 +229,13 @@ int qcow2_alloc_load(struct qcow2_image *img)
 	/* counts beyond the end of the host are leaks, and do not move us there */
 	end = min(end, qcow2_clusters_for(&img->hdr, img->host_end));
 	a->end = end;
+	a->data_floor = qcow2_external(&img->hdr) ?
+		img->data.ops->size(img->data.be) : 0;
 	a->cursor = end;
 	a->exhausted = false;
-	a->floor = img->host_end;
+	/* the last cluster may be in use, and be written to its end */
+	a->floor = qcow2_clusters_for(&img->hdr, img->host_end) <<
+		img->hdr.cluster_bits;
 	a->full = 0;
 	a->fresh = img->ops->growable ?
 		qcow2_clusters_for(&img->hdr, img->host_end) : U64_MAX;
@@ -537,6 +549,45 @@ static int take_some(struct qcow2_image *img, u64 cluster, u64 *nr, bool *fresh)
 	return take(img, cluster, 1, fresh);
 }
 
+/*
+ * Where refcounts are not to be trusted, the host is used upwards and never
+ * again. S held.
+ */
+static int take_next(struct qcow2_image *img, u64 want, u64 *cluster, u64 *nr,
+		     bool *fresh)
+{
+	struct qcow2_allocator *a = &img->alloc;
+	int ret;
+
+	if (!a->scanned)
+		return -EAGAIN;
+	if (a->cursor >= a->limit)
+		return -ENOSPC;
+	*cluster = a->cursor;
+	*nr = min(want, a->limit - a->cursor);
+	ret = reach(img, *cluster + *nr);
+	if (lacks_space(ret) && *nr > 1) {
+		*nr = 1;
+		ret = reach(img, *cluster + 1);
+	}
+	if (ret)
+		return ret;
+	*fresh = *cluster >= a->fresh;
+	if (img->ops->growable)
+		a->fresh = max(a->fresh, *cluster + *nr);
+	a->cursor += *nr;
+	a->end = max(a->end, a->cursor);
+	atomic64_add(*nr, &img->stats.allocated);
+	return 0;
+}
+
+/* S held. Do clusters wait for commits that have not been tried yet in vain? */
+static bool may_reclaim(const struct qcow2_image *img)
+{
+	return atomic_read(&img->nr_frees) &&
+		atomic_read(&img->unlinks) != img->alloc.in_vain;
+}
+
 /* S held. */
 static int alloc_run(struct qcow2_image *img, u64 want, u64 *cluster, u64 *nr,
 		     bool *fresh)
@@ -545,6 +596,8 @@ static int alloc_run(struct qcow2_image *img, u64 want, u64 *cluster, u64 *nr,
 	u64 old = a->cursor;
 	int ret, pass;
 
+	if (qcow2_dirty(img))
+		return take_next(img, want, cluster, nr, fresh);
 	ret = take_recycled(img, want, cluster, nr, fresh);
 	if (ret != -ENOSPC)
 		goto out;
@@ -563,6 +616,10 @@ static int alloc_run(struct qcow2_image *img, u64 want, u64 *cluster, u64 *nr,
 	if (lacks_space(ret)) {
 		a->full = 0; /* the host may have space the next time */
 		a->exhausted = true; /* below the cursor, until something is freed */
+		if (may_reclaim(img)) {
+			a->reclaim = true;
+			ret = -EAGAIN;
+		}
 	}
 out:
 	if (!ret)
@@ -595,7 +652,7 @@ static int no_space(struct qcow2_image *img, int ret)
  * with qcow2_alloc_abort().
  *
  * Context: may sleep; takes alloc.lock.
- * Return: 0; -EAGAIN: call qcow2_alloc_grow_table() without locks, then again;
+ * Return: 0; -EAGAIN: call qcow2_alloc_prepare() without locks, then again;
  * -ENOSPC with the mode lowered; -EUCLEAN (reported); a negative errno.
  */
 int qcow2_alloc_run(struct qcow2_image *img, u64 want, u64 *host, u64 *got,
@@ -651,6 +708,9 @@ int qcow2_alloc_reach(struct qcow2_image *img, u64 bytes)
 	mutex_lock(&img->alloc.lock);
 	grows = bytes > img->host_end;
 	ret = reach(img, qcow2_clusters_for(&img->hdr, bytes));
+	if (!ret)
+		img->alloc.end = max(img->alloc.end,
+				     qcow2_clusters_for(&img->hdr, bytes));
 	/* it is about to be written: not fresh if it is ever freed */
 	if (!ret && img->ops->growable)
 		img->alloc.fresh = max(img->alloc.fresh,
@@ -689,6 +749,8 @@ static int drop(struct qcow2_image *img, u64 cluster, bool table)
 	const char *what = qcow2_overlap_find(img, cluster, 1);
 	int ret = 0;
 
+	if (qcow2_dirty(img))
+		return 0;
 	if (what && !table)
 		return qcow2_corrupt(img,
 				     "cluster %llu held data and is part of %s now; it stays taken",
@@ -722,6 +784,140 @@ static int drop(struct qcow2_image *img, u64 cluster, bool table)
 	return 0;
 }
 
+/*
+ * Every cluster of @nr in a row from the cursor on has a refcount block. New
+ * blocks are counted where the cursor is, before the row: one by one, because
+ * the block that counts them must be on the disk. S held.
+ */
+static int count_ahead(struct qcow2_image *img, u64 nr)
+{
+	struct qcow2_allocator *a = &img->alloc;
+	u32 bits = qcow2_refblock_bits(&img->hdr);
+	u64 rti;
+	int ret;
+
+	for (rti = a->cursor >> bits; rti <= (a->cursor + nr - 1) >> bits; rti++) {
+		if (rti >= a->reftable_entries) {
+			if (a->full == a->reftable_entries)
+				return -ENOSPC;
+			a->starved = a->reftable_entries;
+			return -EAGAIN;
+		}
+		if (a->reftable[rti])
+			continue;
+		if (a->reftable[a->cursor >> bits] & QCOW2_RT_FLAGS)
+			return -EAGAIN;
+		ret = add_block(img, rti);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* How many of @nr clusters in a row from the cursor on are free. S held. */
+static int count_free(struct qcow2_image *img, u64 nr, u64 *free)
+{
+	u64 from = img->alloc.cursor, cluster, n;
+	int ret;
+
+	for (*free = 0; *free < nr; *free += n) {
+		ret = scan_piece(img, from + *free, from + nr, nr - *free,
+				 &cluster, &n);
+		if (ret)
+			return ret;
+		if (!n || cluster != from + *free)
+			break;
+	}
+	return 0;
+}
+
+/* Takes @nr free clusters in a row, or none. S held. */
+static int take_row(struct qcow2_image *img, u64 cluster, u64 nr)
+{
+	u64 done = 0, n;
+	bool fresh;
+	int ret = 0;
+
+	for (; !ret && done < nr; done += n) {
+		u64 pos = cluster + done;
+
+		n = piece_entries(img) - (pos & (piece_entries(img) - 1));
+		n = min(n, nr - done);
+		ret = take(img, pos, n, &fresh);
+		if (ret)
+			break;
+		mark_used(img, pos);
+	}
+	while (ret && done--)
+		drop(img, cluster + done, true);
+	return ret;
+}
+
+/* S held. */
+static int alloc_row(struct qcow2_image *img, u64 nr, u64 *cluster)
+{
+	struct qcow2_allocator *a = &img->alloc;
+	bool fresh;
+	u64 n;
+	int ret;
+
+	if (qcow2_dirty(img)) {
+		ret = take_next(img, nr, cluster, &n, &fresh);
+		return ret ?: n < nr ? -ENOSPC : 0;
+	}
+	/* the search begins above what it has not seen */
+	a->exhausted &= a->cursor >= a->end;
+	a->cursor = max(a->cursor, a->end);
+	for (;;) {
+		if (a->cursor + nr > a->limit)
+			return -ENOSPC;
+		ret = count_ahead(img, nr);
+		if (!ret)
+			ret = count_free(img, nr, &n);
+		if (ret)
+			return ret;
+		if (n == nr)
+			break;
+		if (n)
+			a->exhausted = false;
+		a->cursor += n + 1;
+	}
+	ret = take_row(img, a->cursor, nr);
+	if (ret)
+		return ret;
+	*cluster = a->cursor;
+	a->cursor += nr;
+	return 0;
+}
+
+/**
+ * qcow2_alloc_row() - take host clusters in a row, all of them
+ * @img: the image, activated
+ * @nr: how many, at least 1
+ * @host: host offset of the first, in bytes
+ *
+ * For a table of several clusters: they come from the end of the used part, but
+ * for a single one. What is in them is not known.
+ *
+ * Context: may sleep; takes alloc.lock.
+ * Return: 0; -EAGAIN: call qcow2_alloc_prepare(), which also commits, without
+ * locks, then again; -ENOSPC; -EUCLEAN (reported); a negative errno.
+ */
+int qcow2_alloc_row(struct qcow2_image *img, u64 nr, u64 *host)
+{
+	u64 cluster, got;
+	bool fresh;
+	int ret;
+
+	mutex_lock(&img->alloc.lock);
+	ret = nr == 1 ? alloc_run(img, 1, &cluster, &got, &fresh) :
+		alloc_row(img, nr, &cluster);
+	mutex_unlock(&img->alloc.lock);
+	if (!ret)
+		*host = cluster << img->hdr.cluster_bits;
+	return ret;
+}
+
 /* S held. The refcount of a cluster, 0 if it cannot be told. */
 static u64 count_of(struct qcow2_image *img, u64 cluster)
 {
@@ -729,8 +925,8 @@ static u64 count_of(struct qcow2_image *img, u64 cluster)
 	struct qcow2_block *blk;
 	u32 index;
 
-	if (rti >= img->alloc.reftable_entries || !img->alloc.reftable[rti] ||
-	    get_piece(img, cluster, &blk, &index))
+	if (qcow2_dirty(img) || rti >= img->alloc.reftable_entries ||
+	    !img->alloc.reftable[rti] || get_piece(img, cluster, &blk, &index))
 		return 0;
 	count = qcow2_refcount_get(blk->data, index, img->hdr.refcount_order);
 	qcow2_cache_put(img, blk);
@@ -840,38 +1036,39 @@ static int plan(struct qcow2_image *img, struct relocation *r)
 	return 0;
 }
 
-/* Writes cow_buf, filled by a callback, over @len bytes at @host. */
+/* Writes what a callback makes over @len bytes at @host. */
 static int write_made(struct qcow2_image *img, u64 host, u64 len,
-		      void (*fill)(struct qcow2_image *img, u64 pos, u32 len,
-				   void *arg), void *arg)
+		      void (*fill)(struct qcow2_image *img, void *buf, u64 pos,
+				   u32 len, void *arg), void *arg)
 {
+	void *buf = port_pool_get(&img->copies);
 	u64 pos;
 	int ret = 0;
 
-	mutex_lock(&img->cow_lock);
 	for (pos = 0; !ret && pos < len; pos += QCOW2_COW_BYTES) {
 		struct qcow2_iovec v = {
-			host + pos, img->cow_buf,
+			host + pos, buf,
 			min_t(u64, len - pos, QCOW2_COW_BYTES),
 		};
 
-		memset(img->cow_buf, 0, v.len);
-		fill(img, pos, v.len, arg);
+		memset(buf, 0, v.len);
+		fill(img, buf, pos, v.len, arg);
 		ret = qcow2_meta_rw(img, true, &v, 1);
 	}
-	mutex_unlock(&img->cow_lock);
+	port_pool_put(&img->copies, buf);
 	return ret;
 }
 
 /* The new blocks, laid end to end, count the clusters from r->first on. */
-static void fill_blocks(struct qcow2_image *img, u64 pos, u32 len, void *arg)
+static void fill_blocks(struct qcow2_image *img, void *buf, u64 pos, u32 len,
+			void *arg)
 {
 	const struct relocation *r = arg;
 	u64 first = (pos * 8) >> img->hdr.refcount_order;
 	u64 n = ((u64)len * 8) >> img->hdr.refcount_order, i;
 
 	for (i = 0; i < n && first + i < r->blocks + r->clusters; i++)
-		qcow2_refcount_set(img->cow_buf, i, img->hdr.refcount_order, 1);
+		qcow2_refcount_set(buf, i, img->hdr.refcount_order, 1);
 }
 
 static u64 entry_on_disk(u64 entry)
@@ -881,11 +1078,12 @@ static u64 entry_on_disk(u64 entry)
 	return rt_offset(entry);
 }
 
-static void fill_table(struct qcow2_image *img, u64 pos, u32 len, void *arg)
+static void fill_table(struct qcow2_image *img, void *buf, u64 pos, u32 len,
+		       void *arg)
 {
 	const struct relocation *r = arg;
 	struct qcow2_allocator *a = &img->alloc;
-	__be64 *p = img->cow_buf;
+	__be64 *p = buf;
 	u64 i;
 
 	for (i = pos / 8; i < (pos + len) / 8; i++, p++) {
@@ -996,24 +1194,169 @@ static int relocate(struct qcow2_image *img, struct relocation *r)
 	return ret;
 }
 
+/* 0: it is known; 1: find it, and call end_search(); -EINPROGRESS: others do. */
+static int begin_search(struct qcow2_image *img, struct qcow2_waiter *waiter)
+{
+	struct qcow2_allocator *a = &img->alloc;
+	int ret = 0;
+
+	mutex_lock(&a->lock);
+	if (a->scanned) {
+		ret = 0;
+	} else if (a->scanning) {
+		ret = -EINPROGRESS;
+		if (waiter)
+			list_add_tail(&waiter->link, &a->waiters);
+	} else {
+		ret = 1;
+		a->scanning = true;
+	}
+	mutex_unlock(&a->lock);
+	return ret;
+}
+
+static void end_search(struct qcow2_image *img, u64 end, bool found)
+{
+	struct qcow2_allocator *a = &img->alloc;
+	struct qcow2_waiter *w, *next;
+	LIST_HEAD(waiters);
+
+	mutex_lock(&a->lock);
+	a->scanning = false;
+	if (found) {
+		/* what is in the file without a name may have been meant to have one */
+		if (img->ops->growable)
+			end = max(end, qcow2_clusters_for(&img->hdr, img->host_end));
+		a->cursor = max(a->cursor, end);
+		a->scanned = true;
+	}
+	list_splice_init(&a->waiters, &waiters);
+	mutex_unlock(&a->lock);
+	list_for_each_entry_safe(w, next, &waiters, link)
+		w->wake(w);
+}
+
 /**
- * qcow2_alloc_grow_table() - move the refcount table to a larger place
+ * qcow2_alloc_keep() - a dirty image loses the name of clusters in use
  * @img: the image, activated
+ * @end: one past the last of them, a host cluster index
+ *
+ * A search for the end of what is in use may be under way, and not find them any
+ * more. They are not free: the disk may still name them (rule O7).
+ *
+ * Context: may sleep; takes alloc.lock if the image is dirty.
+ */
+void qcow2_alloc_keep(struct qcow2_image *img, u64 end)
+{
+	if (!qcow2_dirty(img))
+		return;
+	mutex_lock(&img->alloc.lock);
+	img->alloc.cursor = max(img->alloc.cursor, end);
+	mutex_unlock(&img->alloc.lock);
+}
+
+/* Finds where a dirty image has nothing in use. */
+static int find_unused(struct qcow2_image *img, struct qcow2_waiter *waiter)
+{
+	u64 end = 0;
+	int ret = begin_search(img, waiter);
+
+	if (ret <= 0)
+		return ret;
+	img->ops->log(img->be, "the image is dirty: looking for the end of what is in use");
+	ret = qcow2_survey_end(img, &end);
+	end_search(img, end, !ret);
+	return ret;
+}
+
+/**
+ * qcow2_reclaim() - clusters that nothing refers to any more become free
+ * @img: the image, activated
+ * @wait: for guest I/O that may still use them
+ *
+ * Commits, so that the disk does not name them, and commits again. Whoever waits
+ * for space is woken.
+ *
+ * Context: may sleep; no lock held, not inside an epoch. With @wait, not a thread
+ * that is needed for that I/O to end.
+ */
+void qcow2_reclaim(struct qcow2_image *img, bool wait)
+{
+	struct qcow2_allocator *a = &img->alloc;
+	u64 freed = atomic64_read(&img->stats.freed);
+	int unlinks = atomic_read(&img->unlinks);
+	struct qcow2_waiter *w, *next;
+	LIST_HEAD(waiters);
+
+	mutex_lock(&a->lock);
+	a->reclaim = false;
+	mutex_unlock(&a->lock);
+
+	if (!qcow2_commit(img)) {
+		if (wait)
+			port_epoch_sync(&img->epoch);
+		qcow2_commit(img);
+	}
+
+	mutex_lock(&a->lock);
+	if (freed == (u64)atomic64_read(&img->stats.freed))
+		a->in_vain = unlinks;
+	list_splice_init(&a->waiters, &waiters);
+	mutex_unlock(&a->lock);
+	list_for_each_entry_safe(w, next, &waiters, link)
+		w->wake(w);
+}
+
+/* Has somebody said that space is to be reclaimed? Then @waiter waits for that. */
+static int reclaim(struct qcow2_image *img, struct qcow2_waiter *waiter)
+{
+	struct qcow2_allocator *a = &img->alloc;
+	bool wanted, queue;
+
+	mutex_lock(&a->lock);
+	wanted = a->reclaim;
+	queue = wanted && waiter && img->ops->reclaim;
+	if (queue)
+		list_add_tail(&waiter->link, &a->waiters);
+	mutex_unlock(&a->lock);
+	if (queue) {
+		img->ops->reclaim(img->be);
+		return -EINPROGRESS;
+	}
+	/* without a waiter there is no guest I/O, see resize.c */
+	if (wanted)
+		qcow2_reclaim(img, !waiter);
+	return 0;
+}
+
+/**
+ * qcow2_alloc_prepare() - make it possible to allocate
+ * @img: the image, activated
+ * @waiter: woken when somebody else has made it possible, after -EINPROGRESS;
+ *	may be NULL
+ *
+ * Moves the refcount table to a larger place; finds where a dirty image can grow;
+ * has clusters freed for whose space only a commit is missing.
  *
  * The new table and the refcount blocks that count it and themselves lie
  * together in the first range that the old table does not reach, so nothing
  * that exists changes before the header does (rule O6).
  *
  * Context: may sleep; takes commit_lock and alloc.lock.
- * Return: 0 (also if somebody else did it); -ENOSPC with the search told not to
- * go on upwards; a negative errno.
+ * Return: 0 (also if somebody else did it, or there is no room for a larger
+ * table: the search then turns round); -EINPROGRESS; a negative errno.
  */
-int qcow2_alloc_grow_table(struct qcow2_image *img)
+int qcow2_alloc_prepare(struct qcow2_image *img, struct qcow2_waiter *waiter)
 {
 	struct qcow2_allocator *a = &img->alloc;
 	struct relocation r;
 	int ret;
 
+	if (qcow2_dirty(img))
+		return find_unused(img, waiter);
+	ret = reclaim(img, waiter);
+	if (ret)
+		return ret;
 	mutex_lock(&img->commit_lock);
 	/* what the old table is to name must be in it before it is copied */
 	ret = __qcow2_commit(img);

@@ -15,96 +15,12 @@
  * L2 table is read once, however many snapshots share it, and the maps below
  * have memory only where something is.
  */
-#include "check.h"
+#include "checker.h"
 
 #include <stdarg.h>
 
 #define WINDOW_BYTES 65536u
-#define MAX_SNAPSHOT_EXTRA 1024u
 #define MAX_BITMAP_NAME 1023u
-#define EXTL2_RESERVED (QCOW2_L2_RESERVED | QCOW2_ENTRY_ZERO)
-
-/* ---- a sparse array of counters, as wide as they need to be ---- */
-
-#define CHUNK_BITS 12
-
-struct chunk {
-	void *counters;
-	u32 order;	/* log2 of the width in bits */
-};
-
-struct map {
-	struct chunk *chunks;
-	u64 nr;
-	u32 order;	/* of a new chunk */
-};
-
-static int map_init(struct map *m, u64 clusters, u32 order)
-{
-	m->order = order;
-	m->nr = (clusters >> CHUNK_BITS) + 1;
-	m->chunks = port_vzalloc(m->nr * sizeof(*m->chunks));
-	return m->chunks ? 0 : -ENOMEM;
-}
-
-static void map_destroy(struct map *m)
-{
-	u64 i;
-
-	for (i = 0; m->chunks && i < m->nr; i++)
-		port_vfree(m->chunks[i].counters);
-	port_vfree(m->chunks);
-}
-
-static u64 map_get(const struct map *m, u64 i)
-{
-	const struct chunk *c = &m->chunks[i >> CHUNK_BITS];
-
-	if (!c->counters)
-		return 0;
-	return qcow2_refcount_get(c->counters, i & ((1u << CHUNK_BITS) - 1),
-				  c->order);
-}
-
-/* Gives a chunk memory, or wider counters. */
-static int map_widen(struct map *m, struct chunk *c)
-{
-	u32 order = c->counters ? c->order + 1 : m->order;
-	void *wide = port_vzalloc(((size_t)1 << CHUNK_BITS << order) / 8);
-	u32 i;
-
-	if (!wide)
-		return -ENOMEM;
-	for (i = 0; c->counters && i < 1u << CHUNK_BITS; i++)
-		qcow2_refcount_set(wide, i, order,
-				   qcow2_refcount_get(c->counters, i, c->order));
-	port_vfree(c->counters);
-	c->counters = wide;
-	c->order = order;
-	return 0;
-}
-
-static int map_set(struct map *m, u64 i, u64 value)
-{
-	struct chunk *c = &m->chunks[i >> CHUNK_BITS];
-	int ret;
-
-	while (!c->counters || (c->order < 6 && value >> (1u << c->order))) {
-		ret = map_widen(m, c);
-		if (ret)
-			return ret;
-	}
-	qcow2_refcount_set(c->counters, i & ((1u << CHUNK_BITS) - 1), c->order,
-			   value);
-	return 0;
-}
-
-static bool map_empty(const struct map *m, u64 i)
-{
-	return !m->chunks[i >> CHUNK_BITS].counters;
-}
-
-/* ---------------------------------------------------------------- */
 
 /* What a cluster is used for. */
 enum use {
@@ -131,35 +47,8 @@ static const char * const use_names[] = {
 	[USE_LUKS] = "the LUKS header",
 };
 
-/**
- * struct checker - a check under way
- * @ops: what holds the image
- * @be: first argument of every @ops
- * @chk: what the caller sees
- * @hdr: the image's header
- * @size: of the file, in bytes
- * @clusters: of the file, the last one perhaps cut short
- * @refs: references to each cluster
- * @tables: how many L1 entries name the L2 table there
- * @uses: enum use of metadata clusters
- * @ones: clusters whose refcount on the disk is 1
- * @cluster: buffer of one cluster
- * @window: buffer of WINDOW_BYTES
- */
-struct checker {
-	const struct qcow2_backend_ops *ops;
-	void *be;
-	struct qcow2_check *chk;
-	struct qcow2_header hdr;
-	u64 size;
-	u64 clusters;
-	struct map refs, tables, uses, ones;
-	void *cluster;
-	void *window;
-};
-
-static void __printf(3, 4) found(struct checker *c, bool leak, const char *fmt,
-				 ...)
+static void __printf(3, 4) found(struct qcow2_checker *c, bool leak,
+				 const char *fmt, ...)
 {
 	char line[256];
 	va_list ap;
@@ -180,8 +69,19 @@ static void __printf(3, 4) found(struct checker *c, bool leak, const char *fmt,
 
 #define ULL(x) ((unsigned long long)(x))
 
-/* Aligned; what lies beyond the end is zeros, on a device, too. */
-static int read_aligned(struct checker *c, u64 offset, void *buf, u32 len)
+/**
+ * qcow2_checker_read() - read from the image
+ * @c: the check
+ * @offset: in bytes, a multiple of 512
+ * @buf: from port_alloc()
+ * @len: in bytes, a multiple of 512
+ *
+ * What lies beyond the end is zeros, on a device, too.
+ *
+ * Context: may sleep.
+ * Return: 0, or the error of the read.
+ */
+int qcow2_checker_read(struct qcow2_checker *c, u64 offset, void *buf, u32 len)
 {
 	u64 end = round_up(c->size, 512ull);
 	u32 n = offset < end ? min_t(u64, len, end - offset) : 0;
@@ -192,19 +92,26 @@ static int read_aligned(struct checker *c, u64 offset, void *buf, u32 len)
 }
 
 /* Few bytes at any offset, by way of the window. */
-static int read_bytes(struct checker *c, u64 offset, void *buf, u32 len)
+static int read_bytes(struct qcow2_checker *c, u64 offset, void *buf, u32 len)
 {
 	u32 skip = offset & 511;
-	int ret = read_aligned(c, offset - skip, c->window,
-			       round_up(skip + len, 512u));
+	int ret = qcow2_checker_read(c, offset - skip, c->window,
+				     round_up(skip + len, 512u));
 
 	if (!ret)
 		memcpy(buf, (u8 *)c->window + skip, len);
 	return ret;
 }
 
-/* Does [offset, offset + len) end less than a cluster beyond the file? */
-static bool inside(const struct checker *c, u64 offset, u64 len)
+/**
+ * qcow2_checker_inside() - is a range in the file?
+ * @c: the check
+ * @offset: in bytes
+ * @len: in bytes
+ *
+ * Return: whether it ends less than a cluster beyond the file.
+ */
+bool qcow2_checker_inside(const struct qcow2_checker *c, u64 offset, u64 len)
 {
 	u64 end;
 
@@ -212,9 +119,9 @@ static bool inside(const struct checker *c, u64 offset, u64 len)
 		end < c->size + qcow2_cluster_size(&c->hdr);
 }
 
-static int use_cluster(struct checker *c, u64 i, u64 times, enum use use)
+static int use_cluster(struct qcow2_checker *c, u64 i, u64 times, enum use use)
 {
-	enum use old = map_get(&c->uses, i);
+	enum use old = qcow2_counts_get(&c->uses, i);
 	int ret;
 
 	/* whether L2 tables may be shared is a matter of their refcount */
@@ -222,15 +129,15 @@ static int use_cluster(struct checker *c, u64 i, u64 times, enum use use)
 		error(c, "cluster %llu is %s and also %s", ULL(i),
 		      use_names[old], use_names[use]);
 	else if (use && !old) {
-		ret = map_set(&c->uses, i, use);
+		ret = qcow2_counts_set(&c->uses, i, use);
 		if (ret)
 			return ret;
 	}
-	return map_set(&c->refs, i, map_get(&c->refs, i) + times);
+	return qcow2_counts_set(&c->refs, i, qcow2_counts_get(&c->refs, i) + times);
 }
 
 /* References to each cluster of a range; > 0: the range is not in the file. */
-static int reference(struct checker *c, u64 offset, u64 len, u64 times,
+static int reference(struct qcow2_checker *c, u64 offset, u64 len, u64 times,
 		     enum use use)
 {
 	u64 i, last;
@@ -238,7 +145,8 @@ static int reference(struct checker *c, u64 offset, u64 len, u64 times,
 
 	if (!len)
 		return 0;
-	if (!inside(c, offset, len)) {
+	if (!qcow2_checker_inside(c, offset, len)) {
+		c->beyond = min(c->beyond, offset);
 		error(c, "%s at %#llx of %llu bytes lies beyond the end of the file",
 		      use_names[use], ULL(offset), ULL(len));
 		return 1;
@@ -251,10 +159,20 @@ static int reference(struct checker *c, u64 offset, u64 len, u64 times,
 
 /* ---- L1 tables ---- */
 
-/* Calls @fn for each entry of a table of u64. */
-static int each_entry(struct checker *c, u64 offset, u64 entries,
-		      int (*fn)(struct checker *c, u64 i, u64 entry, void *arg),
-		      void *arg)
+/**
+ * qcow2_checker_each() - call a function for each entry of a table of u64
+ * @c: the check
+ * @offset: of the table, a multiple of 512
+ * @entries: how many
+ * @fn: called in order, until it returns other than 0
+ * @arg: last argument of @fn
+ *
+ * Context: may sleep.
+ * Return: 0; the error of a read; -ENOMEM; what @fn returned.
+ */
+int qcow2_checker_each(struct qcow2_checker *c, u64 offset, u64 entries,
+		       int (*fn)(struct qcow2_checker *c, u64 i, u64 entry,
+				 void *arg), void *arg)
 {
 	u32 per_window = WINDOW_BYTES / 8;
 	u64 i;
@@ -265,10 +183,10 @@ static int each_entry(struct checker *c, u64 offset, u64 entries,
 		return -ENOMEM;
 	for (i = 0; !ret && i < entries; i++) {
 		if (i % per_window == 0)
-			ret = read_aligned(c, offset + i * 8, p,
-					   round_up(min_t(u64, entries - i,
-							  per_window) * 8,
-						    512ull));
+			ret = qcow2_checker_read(c, offset + i * 8, p,
+						 round_up(min_t(u64, entries - i,
+								per_window) * 8,
+							  512ull));
 		if (!ret)
 			ret = fn(c, i, be64_to_cpu(p[i % per_window]), arg);
 	}
@@ -276,7 +194,7 @@ static int each_entry(struct checker *c, u64 offset, u64 entries,
 	return ret;
 }
 
-static int l1_entry(struct checker *c, u64 i, u64 entry, void *arg)
+static int l1_entry(struct qcow2_checker *c, u64 i, u64 entry, void *arg)
 {
 	const char *name = arg;
 	u64 table = entry & QCOW2_ENTRY_OFFSET;
@@ -300,10 +218,10 @@ static int l1_entry(struct checker *c, u64 i, u64 entry, void *arg)
 	ret = reference(c, table, qcow2_cluster_size(&c->hdr), 1, USE_L2);
 	if (ret)
 		return ret < 0 ? ret : 0;
-	return map_set(&c->tables, cluster, map_get(&c->tables, cluster) + 1);
+	return qcow2_counts_set(&c->tables, cluster, qcow2_counts_get(&c->tables, cluster) + 1);
 }
 
-static int l1_table(struct checker *c, const char *name, u64 offset,
+static int l1_table(struct qcow2_checker *c, const char *name, u64 offset,
 		    u64 entries)
 {
 	int ret;
@@ -316,35 +234,25 @@ static int l1_table(struct checker *c, const char *name, u64 offset,
 	}
 	ret = reference(c, offset, entries * 8, 1, USE_L1);
 	if (!ret)
-		ret = each_entry(c, offset, entries, l1_entry, (void *)name);
+		ret = qcow2_checker_each(c, offset, entries, l1_entry,
+					 (void *)name);
 	return ret < 0 ? ret : 0;
 }
 
 /* ---- snapshots ---- */
 
-struct snapshot_disk {
-	__be64 l1_offset;
-	__be32 l1_size;
-	__be16 id_len;
-	__be16 name_len;
-	u8 dates[20];
-	__be32 extra_len;
-} __packed;
-
-static_assert(sizeof(struct snapshot_disk) == 40, "snapshot entry layout");
-
-static int snapshots(struct checker *c)
+static int snapshots(struct qcow2_checker *c)
 {
 	u64 pos = c->hdr.snapshots_offset;
 	u32 i, extra;
 	int ret = 0;
 
 	for (i = 0; !ret && i < c->hdr.nb_snapshots; i++) {
-		struct snapshot_disk s;
+		struct qcow2_snapshot_disk s;
 		char name[32];
 
 		pos = round_up(pos, 8ull);
-		if (!inside(c, pos, sizeof(s))) {
+		if (!qcow2_checker_inside(c, pos, sizeof(s))) {
 			error(c, "the snapshot table ends beyond the file, in entry %u",
 			      i);
 			return 0;
@@ -353,9 +261,9 @@ static int snapshots(struct checker *c)
 		if (ret)
 			return ret;
 		extra = be32_to_cpu(s.extra_len);
-		if (extra > MAX_SNAPSHOT_EXTRA)
+		if (extra > QCOW2_MAX_SNAPSHOT_EXTRA)
 			error(c, "snapshot %u has %u bytes of extra data, at most %u",
-			      i, extra, MAX_SNAPSHOT_EXTRA);
+			      i, extra, QCOW2_MAX_SNAPSHOT_EXTRA);
 		pos += sizeof(s) + extra + be16_to_cpu(s.id_len) +
 			be16_to_cpu(s.name_len);
 		snprintf(name, sizeof(name), "snapshot %u: L1 table", i);
@@ -370,19 +278,7 @@ static int snapshots(struct checker *c)
 
 /* ---- bitmaps ---- */
 
-struct bitmap_disk {
-	__be64 table_offset;
-	__be32 table_size;
-	__be32 flags;
-	u8 type;
-	u8 granularity_bits;
-	__be16 name_len;
-	__be32 extra_len;
-} __packed;
-
-static_assert(sizeof(struct bitmap_disk) == 24, "bitmap entry layout");
-
-static int bitmap_entry(struct checker *c, u64 i, u64 entry, void *arg)
+static int bitmap_entry(struct qcow2_checker *c, u64 i, u64 entry, void *arg)
 {
 	u32 number = *(u32 *)arg;
 	u64 data = entry & QCOW2_ENTRY_OFFSET;
@@ -402,7 +298,7 @@ static int bitmap_entry(struct checker *c, u64 i, u64 entry, void *arg)
 	return ret < 0 ? ret : 0;
 }
 
-static int bitmaps(struct checker *c)
+static int bitmaps(struct qcow2_checker *c)
 {
 	u64 pos = c->hdr.bitmap_dir_offset, end = pos + c->hdr.bitmap_dir_size;
 	u32 i;
@@ -412,7 +308,7 @@ static int bitmaps(struct checker *c)
 		return 0;
 	ret = reference(c, pos, c->hdr.bitmap_dir_size, 1, USE_BITMAP);
 	for (i = 0; !ret && i < c->hdr.nb_bitmaps; i++) {
-		struct bitmap_disk b;
+		struct qcow2_bitmap_disk b;
 		u64 table, n;
 
 		if (end - pos < sizeof(b))
@@ -436,7 +332,7 @@ static int bitmaps(struct checker *c)
 		}
 		ret = reference(c, table, n * 8, 1, USE_BITMAP);
 		if (!ret)
-			ret = each_entry(c, table, n, bitmap_entry, &i);
+			ret = qcow2_checker_each(c, table, n, bitmap_entry, &i);
 		if (ret > 0)
 			ret = 0;
 	}
@@ -448,7 +344,7 @@ static int bitmaps(struct checker *c)
 
 /* ---- refcount table ---- */
 
-static int reftable_entry(struct checker *c, u64 i, u64 entry, void *arg)
+static int reftable_entry(struct qcow2_checker *c, u64 i, u64 entry, void *arg)
 {
 	int ret;
 
@@ -464,18 +360,28 @@ static int reftable_entry(struct checker *c, u64 i, u64 entry, void *arg)
 	return ret < 0 ? ret : 0;
 }
 
-static int all_metadata(struct checker *c)
+static int refcount_structures(struct qcow2_checker *c)
+{
+	const struct qcow2_header *h = &c->hdr;
+	int ret;
+
+	ret = reference(c, h->reftable_offset, qcow2_reftable_entries(h) * 8, 1,
+			USE_REFTABLE);
+	if (ret < 0)
+		return ret;
+	return qcow2_checker_each(c, h->reftable_offset,
+				  qcow2_reftable_entries(h), reftable_entry,
+				  NULL);
+}
+
+static int all_metadata(struct qcow2_checker *c, bool refcounts)
 {
 	const struct qcow2_header *h = &c->hdr;
 	int ret;
 
 	ret = reference(c, 0, qcow2_cluster_size(h), 1, USE_HEADER);
-	if (ret >= 0)
-		ret = reference(c, h->reftable_offset,
-				qcow2_reftable_entries(h) * 8, 1, USE_REFTABLE);
-	if (ret >= 0)
-		ret = each_entry(c, h->reftable_offset, qcow2_reftable_entries(h),
-				 reftable_entry, NULL);
+	if (ret >= 0 && refcounts)
+		ret = refcount_structures(c);
 	if (ret >= 0)
 		ret = reference(c, h->crypto_offset, h->crypto_length, 1,
 				USE_LUKS);
@@ -490,17 +396,17 @@ static int all_metadata(struct checker *c)
 
 /* ---- L2 tables ---- */
 
-static bool external_data(const struct checker *c)
+static bool external_data(const struct qcow2_checker *c)
 {
 	return c->hdr.incompatible & QCOW2_INCOMPAT_DATA_FILE;
 }
 
-static bool extended(const struct checker *c)
+static bool extended(const struct qcow2_checker *c)
 {
 	return c->hdr.incompatible & QCOW2_INCOMPAT_EXTL2;
 }
 
-static int compressed_entry(struct checker *c, u64 table, u32 i, u64 entry,
+static int compressed_entry(struct qcow2_checker *c, u64 table, u32 i, u64 entry,
 			    u64 times)
 {
 	u32 shift = 62 - (c->hdr.cluster_bits - 8);
@@ -519,10 +425,10 @@ static int compressed_entry(struct checker *c, u64 table, u32 i, u64 entry,
 	return ret < 0 ? ret : 0;
 }
 
-static int l2_entry(struct checker *c, u64 table, u32 i, u64 entry, u64 bitmap,
+static int l2_entry(struct qcow2_checker *c, u64 table, u32 i, u64 entry, u64 bitmap,
 		    u64 times)
 {
-	u64 reserved = extended(c) ? EXTL2_RESERVED : QCOW2_L2_RESERVED;
+	u64 reserved = extended(c) ? QCOW2_EXTL2_RESERVED : QCOW2_L2_RESERVED;
 	u64 host = entry & QCOW2_ENTRY_OFFSET;
 	const char *wrong = NULL;
 	int ret;
@@ -551,13 +457,20 @@ static int l2_entry(struct checker *c, u64 table, u32 i, u64 entry, u64 bitmap,
 	return ret < 0 ? ret : 0;
 }
 
-static u32 entry_words(const struct checker *c)
+static u32 entry_words(const struct qcow2_checker *c)
 {
 	return extended(c) ? 2 : 1;
 }
 
+/* The L2 tables are read twice, and that is what takes the time. */
+static void progress(const struct qcow2_checker *c, u64 done)
+{
+	if (c->chk->progress)
+		c->chk->progress(c->chk->arg, done, 2 * c->clusters);
+}
+
 /* Every L2 table once, with the weight of the L1 entries that name it. */
-static int all_data(struct checker *c)
+static int all_data(struct qcow2_checker *c)
 {
 	u32 words = entry_words(c), n = qcow2_cluster_size(&c->hdr) / 8 / words;
 	const __be64 *p = c->cluster;
@@ -566,16 +479,17 @@ static int all_data(struct checker *c)
 	int ret = 0;
 
 	for (k = 0; !ret && k < c->clusters; k++) {
-		if (map_empty(&c->tables, k)) {
-			k |= (1u << CHUNK_BITS) - 1;
+		if (qcow2_counts_empty(&c->tables, k)) {
+			k |= (1u << QCOW2_COUNTS_BITS) - 1;
 			continue;
 		}
-		times = map_get(&c->tables, k);
+		times = qcow2_counts_get(&c->tables, k);
 		if (!times)
 			continue;
 		table = k << c->hdr.cluster_bits;
-		ret = read_aligned(c, table, c->cluster,
-				   qcow2_cluster_size(&c->hdr));
+		progress(c, k);
+		ret = qcow2_checker_read(c, table, c->cluster,
+					 qcow2_cluster_size(&c->hdr));
 		for (i = 0; !ret && i < n; i++)
 			if (p[i * words] || p[i * words + words - 1])
 				ret = l2_entry(c, table, i,
@@ -589,9 +503,9 @@ static int all_data(struct checker *c)
 
 /* ---- the comparison ---- */
 
-static int compare_cluster(struct checker *c, u64 i, u64 count)
+static int compare_cluster(struct qcow2_checker *c, u64 i, u64 count)
 {
-	u64 refs = map_get(&c->refs, i);
+	u64 refs = qcow2_counts_get(&c->refs, i);
 
 	if (count || refs)
 		c->chk->end = (i + 1) << c->hdr.cluster_bits;
@@ -600,17 +514,17 @@ static int compare_cluster(struct checker *c, u64 i, u64 count)
 		      "cluster %llu (at %#llx): refcount %llu, references %llu",
 		      ULL(i), ULL(i << c->hdr.cluster_bits), ULL(count),
 		      ULL(refs));
-	return count == 1 ? map_set(&c->ones, i, 1) : 0;
+	return count == 1 ? qcow2_counts_set(&c->ones, i, 1) : 0;
 }
 
 /* The clusters that one refcount table entry stands for. */
-static int compare_block(struct checker *c, u64 i, u64 entry, void *arg)
+static int compare_block(struct qcow2_checker *c, u64 i, u64 entry, void *arg)
 {
 	u64 k = i << qcow2_refblock_bits(&c->hdr), n;
 	u64 end = min(c->clusters, k + BIT_ULL(qcow2_refblock_bits(&c->hdr)));
 	bool sound = entry && !(entry & QCOW2_RT_RESERVED) &&
 		!qcow2_in_cluster(&c->hdr, entry) &&
-		inside(c, entry, qcow2_cluster_size(&c->hdr));
+		qcow2_checker_inside(c, entry, qcow2_cluster_size(&c->hdr));
 	u32 per_word = 64u >> c->hdr.refcount_order;
 	const u64 *words = c->cluster;
 	int ret = 0;
@@ -618,11 +532,11 @@ static int compare_block(struct checker *c, u64 i, u64 entry, void *arg)
 	if (k >= c->clusters)
 		return 0;
 	if (sound)
-		ret = read_aligned(c, entry, c->cluster,
-				   qcow2_cluster_size(&c->hdr));
+		ret = qcow2_checker_read(c, entry, c->cluster,
+					 qcow2_cluster_size(&c->hdr));
 	for (n = 0; !ret && k < end; k++, n++) {
 		/* most of a block may be zeros: eight bytes at a time */
-		if (map_empty(&c->refs, k) &&
+		if (qcow2_counts_empty(&c->refs, k) &&
 		    (!sound || (n % per_word == 0 && k + per_word <= end &&
 				!words[n / per_word]))) {
 			k += sound ? per_word - 1 : 0;
@@ -637,18 +551,19 @@ static int compare_block(struct checker *c, u64 i, u64 entry, void *arg)
 	return ret;
 }
 
-static int compare(struct checker *c)
+static int compare(struct qcow2_checker *c)
 {
 	u64 k = qcow2_reftable_entries(&c->hdr) <<
 		qcow2_refblock_bits(&c->hdr);
 	int ret;
 
-	ret = each_entry(c, c->hdr.reftable_offset,
-			 qcow2_reftable_entries(&c->hdr), compare_block, NULL);
+	ret = qcow2_checker_each(c, c->hdr.reftable_offset,
+				 qcow2_reftable_entries(&c->hdr), compare_block,
+				 NULL);
 	/* what the table does not reach */
 	for (; !ret && k < c->clusters; k++) {
-		if (map_empty(&c->refs, k))
-			k |= (1u << CHUNK_BITS) - 1;
+		if (qcow2_counts_empty(&c->refs, k))
+			k |= (1u << QCOW2_COUNTS_BITS) - 1;
 		else
 			ret = compare_cluster(c, k, 0);
 	}
@@ -657,16 +572,16 @@ static int compare(struct checker *c)
 
 /* ---- COPIED, in the active tables ---- */
 
-static bool copied_wrong(struct checker *c, u64 entry)
+static bool copied_wrong(struct qcow2_checker *c, u64 entry)
 {
 	u64 cluster = (entry & QCOW2_ENTRY_OFFSET) >> c->hdr.cluster_bits;
 
 	if (!(entry & QCOW2_ENTRY_OFFSET) || cluster >= c->clusters)
 		return false;
-	return !!(entry & QCOW2_ENTRY_COPIED) != !!map_get(&c->ones, cluster);
+	return !!(entry & QCOW2_ENTRY_COPIED) != !!qcow2_counts_get(&c->ones, cluster);
 }
 
-static int copied_entry(struct checker *c, u64 i, u64 entry, void *arg)
+static int copied_entry(struct qcow2_checker *c, u64 i, u64 entry, void *arg)
 {
 	u64 table = entry & QCOW2_ENTRY_OFFSET;
 	u32 words = entry_words(c), n = qcow2_cluster_size(&c->hdr) / 8 / words;
@@ -680,7 +595,8 @@ static int copied_entry(struct checker *c, u64 i, u64 entry, void *arg)
 	if (!table || qcow2_in_cluster(&c->hdr, table) ||
 	    table >= c->size || external_data(c))
 		return 0;
-	ret = read_aligned(c, table, c->cluster, qcow2_cluster_size(&c->hdr));
+	progress(c, c->clusters + c->clusters * i / c->hdr.l1_entries);
+	ret = qcow2_checker_read(c, table, c->cluster, qcow2_cluster_size(&c->hdr));
 	for (j = 0; !ret && j < n; j++) {
 		u64 v = be64_to_cpu(p[j * words]);
 
@@ -694,7 +610,7 @@ static int copied_entry(struct checker *c, u64 i, u64 entry, void *arg)
 
 /* ---------------------------------------------------------------- */
 
-static int read_header(struct checker *c, struct qcow2_error *err)
+static int read_header(struct qcow2_checker *c, struct qcow2_error *err)
 {
 	size_t need = QCOW2_HEADER_READ, len;
 	void *buf;
@@ -705,7 +621,7 @@ static int read_header(struct checker *c, struct qcow2_error *err)
 		buf = port_alloc(len);
 		if (!buf)
 			return qcow2_err(err, -ENOMEM, "out of memory");
-		ret = read_aligned(c, 0, buf, len);
+		ret = qcow2_checker_read(c, 0, buf, len);
 		if (ret)
 			qcow2_err(err, ret, "the header cannot be read: error %d",
 				  ret);
@@ -717,19 +633,76 @@ static int read_header(struct checker *c, struct qcow2_error *err)
 	return ret;
 }
 
-static int init(struct checker *c)
+static int init(struct qcow2_checker *c)
 {
 	int ret;
 
 	c->clusters = qcow2_clusters_for(&c->hdr, c->size);
+	c->beyond = U64_MAX;
 	c->window = port_alloc(WINDOW_BYTES);
 	c->cluster = port_alloc(qcow2_cluster_size(&c->hdr));
 	if (!c->window || !c->cluster)
 		return -ENOMEM;
-	ret = map_init(&c->refs, c->clusters, 3);
-	ret = ret ?: map_init(&c->tables, c->clusters, 3);
-	ret = ret ?: map_init(&c->uses, c->clusters, 3);
-	return ret ?: map_init(&c->ones, c->clusters, 0);
+	ret = qcow2_counts_init(&c->refs, c->clusters, 3);
+	ret = ret ?: qcow2_counts_init(&c->tables, c->clusters, 3);
+	ret = ret ?: qcow2_counts_init(&c->uses, c->clusters, 3);
+	return ret ?: qcow2_counts_init(&c->ones, c->clusters, 0);
+}
+
+/**
+ * qcow2_checker_open() - read the header of an image and make the maps
+ * @c: filled in, but for @ops, @be and @chk, which are set, and nothing else is;
+ *	qcow2_checker_close() is right whatever the result
+ * @err: the reason of a failure, in words
+ *
+ * Context: may sleep.
+ * Return: 0; the errors of qcow2_header_parse(); the error of a read; -ENOMEM.
+ */
+int qcow2_checker_open(struct qcow2_checker *c, struct qcow2_error *err)
+{
+	int ret;
+
+	c->size = c->ops->size(c->be);
+	ret = read_header(c, err);
+	if (ret)
+		return ret;
+	ret = init(c);
+	return ret ? qcow2_err(err, ret, "out of memory") : 0;
+}
+
+/**
+ * qcow2_checker_close() - the counterpart of qcow2_checker_open()
+ * @c: may be opened again
+ */
+void qcow2_checker_close(struct qcow2_checker *c)
+{
+	qcow2_counts_destroy(&c->refs);
+	qcow2_counts_destroy(&c->tables);
+	qcow2_counts_destroy(&c->uses);
+	qcow2_counts_destroy(&c->ones);
+	port_free(c->window);
+	port_free(c->cluster);
+	c->window = NULL;
+	c->cluster = NULL;
+}
+
+/**
+ * qcow2_checker_count() - count every reference
+ * @c: the check, just opened; what is wrong goes to @chk
+ * @refcounts: count the refcount table and its blocks, too
+ *
+ * Context: may sleep.
+ * Return: 0; the error of a read; -ENOMEM.
+ */
+int qcow2_checker_count(struct qcow2_checker *c, bool refcounts)
+{
+	int ret = all_metadata(c, refcounts);
+
+	ret = ret ?: all_data(c);
+	/* compressed data may end beyond the end of the file */
+	if (!ret && qcow2_counts_get(&c->refs, c->clusters))
+		c->clusters++;
+	return ret;
 }
 
 /**
@@ -748,31 +721,24 @@ static int init(struct checker *c)
 int qcow2_check(const struct qcow2_backend_ops *ops, void *be,
 		struct qcow2_check *chk, struct qcow2_error *err)
 {
-	struct checker c = { .ops = ops, .be = be, .chk = chk };
+	struct qcow2_checker c = { .ops = ops, .be = be, .chk = chk };
 	int ret;
 
 	chk->errors = 0;
 	chk->leaks = 0;
 	chk->end = 0;
-	c.size = ops->size(be);
-	ret = read_header(&c, err);
-	if (ret)
-		return ret;
-	ret = init(&c);
-	ret = ret ?: all_metadata(&c);
-	ret = ret ?: all_data(&c);
-	/* compressed data may end beyond the end of the file */
-	if (!ret && map_get(&c.refs, c.clusters))
-		c.clusters++;
-	ret = ret ?: compare(&c);
-	ret = ret ?: each_entry(&c, c.hdr.l1_offset, c.hdr.l1_entries,
-				copied_entry, NULL);
-	map_destroy(&c.refs);
-	map_destroy(&c.tables);
-	map_destroy(&c.uses);
-	map_destroy(&c.ones);
-	port_free(c.window);
-	port_free(c.cluster);
-	return ret ? qcow2_err(err, ret, "the check could not be finished: error %d",
-			       ret) : 0;
+	ret = qcow2_checker_open(&c, err);
+	if (!ret) {
+		ret = qcow2_checker_count(&c, true);
+		ret = ret ?: compare(&c);
+		ret = ret ?: qcow2_checker_each(&c, c.hdr.l1_offset,
+						c.hdr.l1_entries, copied_entry,
+						NULL);
+		if (ret)
+			qcow2_err(err, ret,
+				  "the check could not be finished: error %d",
+				  ret);
+	}
+	qcow2_checker_close(&c);
+	return ret;
 }

@@ -11,16 +11,19 @@
 /**
  * struct qcow2_check - a check and what it found
  * @report: called for each finding, one line; may be NULL
- * @arg: first argument of @report
+ * @progress: called now and then, with how much is done of all there is to do;
+ *	may be NULL
+ * @arg: first argument of @report and @progress
  * @errors: findings that endanger data
  * @leaks: clusters whose refcount is higher than the number of references
  * @end: host offset of the first byte after the last cluster with a refcount
  *	or a reference
  *
- * @report and @arg are the caller's; the rest is filled in.
+ * @report, @progress and @arg are the caller's; the rest is filled in.
  */
 struct qcow2_check {
 	void (*report)(void *arg, bool leak, const char *line);
+	void (*progress)(void *arg, u64 done, u64 total);
 	void *arg;
 	u64 errors;
 	u64 leaks;

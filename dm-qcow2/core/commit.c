@@ -126,7 +126,13 @@ void qcow2_commit_destroy(struct qcow2_image *img)
  */
 void qcow2_commit_unlink(struct qcow2_image *img, struct list_head *frees)
 {
+	struct qcow2_free *f;
+
 	lockdep_assert_held(&img->cache.lock);
+	list_for_each_entry(f, frees, link)
+		atomic_inc(&img->nr_frees);
+	if (!list_empty(frees))
+		atomic_inc(&img->unlinks);
 	list_splice_tail_init(frees, &img->unlinked);
 }
 
@@ -325,6 +331,7 @@ static int apply_drained(struct qcow2_image *img)
 		ret = qcow2_alloc_drop(img, f->cluster, f->nr, f->table);
 		list_del(&f->link);
 		port_free(f);
+		atomic_dec(&img->nr_frees);
 	}
 	return ret;
 }

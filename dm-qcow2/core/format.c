@@ -17,17 +17,6 @@
 #include <stdarg.h>
 #endif
 
-#define FEATURE_NAME_LEN 46
-
-/* One entry of the feature name table, as on the disk. */
-struct feature_name {
-	u8 type; /* 0 incompatible, 1 compatible, 2 autoclear */
-	u8 bit;
-	char name[FEATURE_NAME_LEN];
-} __packed;
-
-static_assert(sizeof(struct feature_name) == 48, "feature name layout");
-
 /**
  * qcow2_err() - record why something failed
  * @err: where to; may be NULL
@@ -150,14 +139,14 @@ static void feature_name(const u8 *buf, struct qcow2_header_string names,
 {
 	u32 i;
 
-	for (i = 0; i + sizeof(struct feature_name) <= names.len;
-	     i += sizeof(struct feature_name)) {
-		const struct feature_name *f = (const void *)(buf + names.offset + i);
+	for (i = 0; i + sizeof(struct qcow2_feature_name) <= names.len;
+	     i += sizeof(struct qcow2_feature_name)) {
+		const struct qcow2_feature_name *f = (const void *)(buf + names.offset + i);
 
 		if (f->type == 0 && f->bit == bit) {
 			size_t n;
 
-			for (n = 0; n < FEATURE_NAME_LEN && n + 1 < size; n++) {
+			for (n = 0; n < QCOW2_FEATURE_NAME_LEN && n + 1 < size; n++) {
 				/* the name goes to a log: printable only */
 				if (f->name[n] < 0x20 || f->name[n] > 0x7e)
 					break;
@@ -177,7 +166,7 @@ static int check_features(const struct qcow2_header *h, const u8 *buf,
 	u64 unknown = h->incompatible & ~QCOW2_INCOMPAT_MASK;
 	bool declared = h->incompatible & QCOW2_INCOMPAT_COMPRESSION;
 	bool zlib = h->compression == QCOW2_COMPRESSION_ZLIB;
-	char name[FEATURE_NAME_LEN + 1];
+	char name[QCOW2_FEATURE_NAME_LEN + 1];
 
 	if (unknown) {
 		u32 bit = ilog2(unknown);

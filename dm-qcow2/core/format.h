@@ -25,6 +25,8 @@
 #define QCOW2_MAX_REFTABLE_BYTES (8u << 20)
 #define QCOW2_MAX_BACKING_NAME 1023
 #define QCOW2_MAX_SNAPSHOTS 65536
+#define QCOW2_MAX_SNAPSHOT_EXTRA 1024u
+#define QCOW2_MAX_SNAPSHOT_TABLE_BYTES (1024ull * QCOW2_MAX_SNAPSHOTS)
 #define QCOW2_MAX_BITMAPS 65535
 #define QCOW2_MAX_BITMAP_DIR_BYTES (1024ull * QCOW2_MAX_BITMAPS)
 #define QCOW2_MAX_HOST_OFFSET (BIT_ULL(56) - 1)
@@ -99,6 +101,42 @@ struct qcow2_header_disk {
 } __packed;
 
 static_assert(sizeof(struct qcow2_header_disk) == 112, "header layout");
+
+/* An entry of the snapshot table; extra data, id and name follow. */
+struct qcow2_snapshot_disk {
+	__be64 l1_offset;
+	__be32 l1_size;
+	__be16 id_len;
+	__be16 name_len;
+	u8 dates[20];
+	__be32 extra_len;
+} __packed;
+
+static_assert(sizeof(struct qcow2_snapshot_disk) == 40, "snapshot layout");
+
+/* An entry of the bitmap directory; extra data and name follow. */
+struct qcow2_bitmap_disk {
+	__be64 table_offset;
+	__be32 table_size;
+	__be32 flags;
+	u8 type;
+	u8 granularity_bits;
+	__be16 name_len;
+	__be32 extra_len;
+} __packed;
+
+static_assert(sizeof(struct qcow2_bitmap_disk) == 24, "bitmap layout");
+
+#define QCOW2_FEATURE_NAME_LEN 46
+
+/* One entry of the feature name table, as it lies on the disk. */
+struct qcow2_feature_name {
+	u8 type; /* 0 incompatible, 1 compatible, 2 autoclear */
+	u8 bit;
+	char name[QCOW2_FEATURE_NAME_LEN];
+} __packed;
+
+static_assert(sizeof(struct qcow2_feature_name) == 48, "feature name layout");
 
 /**
  * struct qcow2_error - what went wrong, in words for the user

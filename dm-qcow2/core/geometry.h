@@ -123,4 +123,13 @@ static inline u64 qcow2_clusters_for(const struct qcow2_header *h, u64 bytes)
 	return (bytes >> h->cluster_bits) + (qcow2_in_cluster(h, bytes) != 0);
 }
 
+/*
+ * Where guest bytes up to @end, the end of a cluster, end in what holds them: an
+ * external data file need not have more than the disk.
+ */
+static inline u64 qcow2_data_end(const struct qcow2_header *h, u64 end)
+{
+	return qcow2_external(h) ? min(end, round_up(h->size, 512ull)) : end;
+}
+
 #endif /* QCOW2_GEOMETRY_H */

@@ -12,9 +12,10 @@
 #include "busy.h"
 #include "commit.h"
 #include "inflate.h"
-#include "map.h"
 #include "metacache.h"
 #include "overlap.h"
+#include "resolve.h"
+#include "survey.h"
 
 #ifdef __KERNEL__
 #include <linux/stdarg.h>
@@ -124,12 +125,9 @@ static void force_read_only(struct qcow2_image *img)
 
 	if (h->incompatible & QCOW2_INCOMPAT_CORRUPT)
 		why = "marked corrupt";
-	else if (h->incompatible & QCOW2_INCOMPAT_DIRTY)
-		why = "marked dirty";
-	else if (h->nb_snapshots)
-		why = "has internal snapshots";
-	else if (h->nb_bitmaps)
-		why = "has persistent bitmaps";
+	else if (h->nb_snapshots && qcow2_external(h))
+		/* data in another file has no refcounts to protect it */
+		why = "has internal snapshots and an external data file";
 	snprintf(img->why, sizeof(img->why), "%s", why);
 	if (*why)
 		img->read_only = true;
@@ -144,6 +142,18 @@ static u64 default_cache(const struct qcow2_header *h)
 	return min_t(u64, need, CACHE_DEFAULT_MAX);
 }
 
+/**
+ * qcow2_fit_cache() - the disk has grown: so may its cache, if nobody chose
+ * @img: the image; nobody else uses it
+ *
+ * Context: may sleep.
+ */
+void qcow2_fit_cache(struct qcow2_image *img)
+{
+	if (!img->cache_given)
+		qcow2_cache_enlarge(img, default_cache(&img->hdr));
+}
+
 static int init(struct qcow2_image *img, struct qcow2_error *err)
 {
 	int i, ret;
@@ -154,7 +164,6 @@ static int init(struct qcow2_image *img, struct qcow2_error *err)
 	mutex_init(&img->activate_lock);
 	mutex_init(&img->commit_lock);
 	mutex_init(&img->header_lock);
-	mutex_init(&img->cow_lock);
 	mutex_init(&img->inflate_lock);
 	for (i = 0; i < QCOW2_L2_LOCKS; i++)
 		mutex_init(&img->l2_lock[i]);
@@ -172,9 +181,10 @@ static void destroy(struct qcow2_image *img)
 	qcow2_alloc_destroy(img);
 	qcow2_overlap_destroy(img);
 	qcow2_inflate_exit(img);
+	qcow2_resolve_exit(img);
 	qcow2_cache_destroy(img);
 	port_epoch_destroy(&img->epoch);
-	port_free(img->cow_buf);
+	port_pool_exit(&img->copies);
 	port_free(img->header_sector);
 	port_free(img);
 }
@@ -213,6 +223,7 @@ int qcow2_image_open(const struct qcow2_backend_ops *ops, void *be,
 	img->data = cfg->data ? *cfg->data : (struct qcow2_store){ ops, be };
 	img->backing = cfg->backing;
 	img->keep_space = cfg->keep_space;
+	img->cache_given = cfg->cache_bytes;
 	img->host_end = ops->size(be);
 	img->read_only = cfg->read_only;
 	img->header_sector = port_alloc(SECTOR);
@@ -253,6 +264,9 @@ int qcow2_image_open(const struct qcow2_backend_ops *ops, void *be,
 		}
 		qcow2_cache_put(img, l1);
 	}
+	ret = qcow2_survey_snapshots(img, err);
+	if (ret)
+		goto fail;
 	*out = img;
 	return 0;
 fail:
@@ -279,6 +293,12 @@ int qcow2_image_close(struct qcow2_image *img)
 			ret = qcow2_commit_drain(img);
 		if (!ret && qcow2_mode(img) < QCOW2_READ_ONLY)
 			ret = img->ops->trim(img->be, qcow2_alloc_end(img));
+		/* all of the disk may be in use without an allocation */
+		if (!ret && qcow2_external(&img->hdr) &&
+		    qcow2_mode(img) < QCOW2_READ_ONLY)
+			ret = img->data.ops->trim(img->data.be,
+				max_t(u64, img->alloc.data_floor,
+				      round_up(img->hdr.size, (u64)SECTOR)));
 	}
 	destroy(img);
 	return ret;
@@ -305,10 +325,16 @@ static struct qcow2_header_disk *on_disk(struct qcow2_image *img)
 /* Rule O12: autoclear bits that we do not maintain go before the first write. */
 static int clear_autoclear(struct qcow2_image *img)
 {
-	/* a raw data file stays one: data is written where the guest has it */
-	u64 keep = qcow2_external(&img->hdr) ?
-		img->hdr.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
+	u64 keep = 0;
 	int ret = 0;
+
+	/* a raw data file stays one: data is written where the guest has it */
+	if (qcow2_external(&img->hdr))
+		keep |= QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+	/* see qcow2_survey_mark_bitmaps() */
+	if (img->hdr.nb_bitmaps)
+		keep |= QCOW2_AUTOCLEAR_BITMAPS;
+	keep &= img->hdr.autoclear;
 
 	mutex_lock(&img->header_lock);
 	if (img->hdr.autoclear != keep) {
@@ -349,6 +375,52 @@ int qcow2_header_set_reftable(struct qcow2_image *img, u64 offset, u32 clusters)
 			cpu_to_be64(img->hdr.reftable_offset);
 		on_disk(img)->refcount_table_clusters =
 			cpu_to_be32(img->hdr.reftable_clusters);
+	}
+	mutex_unlock(&img->header_lock);
+	return ret;
+}
+
+/* H held. */
+static void fill_size(struct qcow2_image *img, u64 size, u64 l1_offset,
+		      u32 l1_entries)
+{
+	struct qcow2_header_disk *d = on_disk(img);
+
+	d->size = cpu_to_be64(size);
+	d->l1_table_offset = cpu_to_be64(l1_offset);
+	d->l1_size = cpu_to_be32(l1_entries);
+}
+
+/**
+ * qcow2_header_set_size() - the disk or its L1 table changes (rule O5)
+ * @img: the image; nobody else uses it
+ * @size: of the virtual disk in bytes
+ * @l1_offset: host offset of the L1 table, its contents durable
+ * @l1_entries: its length
+ *
+ * All three lie in one sector and are written at once.
+ *
+ * Context: may sleep.
+ * Return: 0 with the header durable, or a negative errno: what the disk says is
+ * not known then.
+ */
+int qcow2_header_set_size(struct qcow2_image *img, u64 size, u64 l1_offset,
+			  u32 l1_entries)
+{
+	struct qcow2_header *h = &img->hdr;
+	int ret;
+
+	mutex_lock(&img->header_lock);
+	fill_size(img, size, l1_offset, l1_entries);
+	ret = write_header(img);
+	if (!ret) {
+		/* whoever makes a table for the device looks at any time */
+		WRITE_ONCE(h->size, size);
+		h->l1_offset = l1_offset;
+		h->l1_entries = l1_entries;
+	} else {
+		/* as in qcow2_header_set_reftable() */
+		fill_size(img, h->size, h->l1_offset, h->l1_entries);
 	}
 	mutex_unlock(&img->header_lock);
 	return ret;
@@ -481,92 +553,52 @@ int qcow2_corrupt(struct qcow2_image *img, const char *fmt, ...)
 /* ---------------------------------------------------------------- */
 
 /*
- * One L2 table joins the set of metadata clusters. Only one that is not COPIED
- * may have two entries: whoever changed a COPIED one through one entry would
- * change it, or free it, under the other.
+ * What a writer has to know. Reads only; once it has succeeded nothing of it
+ * changes but by the image's own writes. activate_lock held.
  */
-static int collect_l2_table(struct qcow2_image *img, u32 index, u64 table,
-			    bool copied)
+static int learn(struct qcow2_image *img)
 {
-	u64 cluster = qcow2_cluster_index(&img->hdr, table);
-	const char *what = copied ? qcow2_overlap_find(img, cluster, 1) :
-		qcow2_overlap_fixed(img, cluster, 1);
-
-	if (what)
-		return qcow2_corrupt(img,
-				     "L1 table: entry %u names an L2 table at %#llx, which is part of %s",
-				     index, (unsigned long long)table, what);
-	return qcow2_overlap_add(img, cluster);
-}
-
-/* The L2 tables that the L1 table names as COPIED, or those that it does not. */
-static int collect_l2_tables(struct qcow2_image *img, bool want_copied)
-{
-	u32 step = img->cache.block_size / 8;
-	u32 i, j;
-	int ret = 0;
-
-	for (i = 0; !ret && i < img->hdr.l1_entries; i += step) {
-		struct qcow2_block *l1;
-		const __be64 *p;
-
-		ret = qcow2_map_l1_block(img, (u64)i << qcow2_l1_shift(&img->hdr),
-					 &l1);
-		if (ret)
-			break;
-		p = l1->data;
-		for (j = 0; !ret && j < step && i + j < img->hdr.l1_entries; j++) {
-			u64 table;
-			bool copied;
-
-			/* a bad entry fails whoever uses it */
-			if (qcow2_l1_decode(&img->hdr, READ_ONCE(p[j]), &table,
-					    &copied) ||
-			    !table || copied != want_copied)
-				continue;
-			ret = collect_l2_table(img, i + j, table, copied);
-		}
-		qcow2_cache_put(img, l1);
-	}
-	return ret;
-}
-
-static int activate(struct qcow2_image *img)
-{
-	u64 first = qcow2_cluster_index(&img->hdr, img->hdr.l1_offset);
 	int ret;
 
-	if (qcow2_mode(img) >= QCOW2_READ_ONLY)
-		return -EROFS;
-	if (!img->cow_buf) {
-		img->cow_buf = port_alloc(QCOW2_COW_BYTES);
-		if (!img->cow_buf)
-			return -ENOMEM;
+	if (img->surveyed)
+		return 0;
+	if (!port_pool_ready(&img->copies)) {
+		ret = port_pool_init(&img->copies, QCOW2_COW_BYTES);
+		if (ret)
+			return ret;
 	}
 	ret = qcow2_commit_init(img);
 	if (ret)
 		return ret;
 	/* what a failed attempt collected would collide with itself */
 	qcow2_overlap_destroy(img);
-	if (img->hdr.l1_entries) {
-		img->overlap.l1_first = first;
-		img->overlap.l1_last = first +
-			qcow2_clusters_for(&img->hdr, img->hdr.l1_entries * 8ull) - 1;
-	}
+	qcow2_overlap_set_l1(img);
 	qcow2_overlap_set_reftable(img, img->hdr.reftable_offset,
 				   img->hdr.reftable_clusters);
 	ret = qcow2_alloc_load(img);
 	if (ret)
 		return ret;
-	ret = collect_l2_tables(img, false);
-	if (!ret)
-		ret = collect_l2_tables(img, true);
+	ret = qcow2_survey(img);
+	img->surveyed = !ret;
+	return ret;
+}
+
+static int activate(struct qcow2_image *img)
+{
+	int ret;
+
+	if (qcow2_mode(img) >= QCOW2_READ_ONLY)
+		return -EROFS;
+	ret = learn(img);
 	if (ret)
 		return ret;
-	ret = clear_autoclear(img);
-	if (ret)
+	ret = qcow2_survey_mark_bitmaps(img);
+	if (!ret)
+		ret = clear_autoclear(img);
+	if (ret && ret != -ENOMEM)
 		qcow2_lower_mode(img, QCOW2_READ_ONLY,
-				 "the header could not be written: error %d", ret);
+				 "the header or a bitmap could not be written: error %d",
+				 ret);
 	return ret;
 }
 
@@ -576,7 +608,7 @@ static int activate(struct qcow2_image *img)
  *
  * Reads the refcount table and the rest of the L1 table, finds where the used
  * part of the host ends, collects the metadata clusters for the overlap check,
- * and clears autoclear bits durably. Does nothing the second time.
+ * marks bitmaps and clears autoclear bits durably. Does nothing the second time.
  *
  * Context: may sleep; no lock held.
  * Return: 0; -EROFS; -EUCLEAN (reported); a negative errno, after which it may
@@ -601,4 +633,26 @@ int qcow2_activate(struct qcow2_image *img)
 	}
 	mutex_unlock(&img->activate_lock);
 	return ret;
+}
+
+/**
+ * qcow2_scan_ahead() - find where a dirty image can grow before somebody asks
+ * @img: the image
+ *
+ * Does nothing with others, and ends early when img->closing is set. Whoever
+ * allocates meanwhile waits; what fails here is tried again then.
+ *
+ * Context: may sleep, for as long as it takes to read all L2 tables; no lock held.
+ */
+void qcow2_scan_ahead(struct qcow2_image *img)
+{
+	int ret;
+
+	if (!qcow2_dirty(img) || qcow2_mode(img) >= QCOW2_READ_ONLY)
+		return;
+	mutex_lock(&img->activate_lock);
+	ret = learn(img);
+	mutex_unlock(&img->activate_lock);
+	if (!ret)
+		qcow2_alloc_prepare(img, NULL);
 }

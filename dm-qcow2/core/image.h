@@ -6,6 +6,7 @@
  * below names its own:
  *
  *   I:  set before anyone else sees the object, constant after
+ *   Z:  as I, but for qcow2_resize(), during which nobody else uses the image
  *   C:  image->commit_lock, a mutex; one commit, or one relocation of the
  *       refcount table, at a time
  *   T:  image->l2_lock[], mutexes hashed by L1 index; which L2 table an L1
@@ -28,6 +29,7 @@
 
 struct qcow2_image;
 struct qcow2_inflater;
+struct qcow2_resolver;
 
 /**
  * struct qcow2_iovec - one piece of metadata I/O
@@ -59,10 +61,13 @@ struct qcow2_iovec {
  * @trim: the image has been closed and ends here; a file that grew ahead of
  *	need is cut back
  * @data_read: read guest data, for copy-on-write; the guest offset goes with it
- *	because an encrypted layer may need it
+ *	because an encrypted layer may need it. Beyond the end of the host are
+ *	zeros
  * @data_write: write guest data, in the same way
  * @log: one line for the administrator
  * @mode_changed: image->mode has changed; may sleep
+ * @reclaim: have qcow2_reclaim() called soon, by a thread that runs no guest I/O.
+ *	NULL: there is none
  * @growable: the host is a file: it can grow, and what lies beyond its end then
  *	reads as zeros; a block device has its size and old contents
  */
@@ -79,6 +84,7 @@ struct qcow2_backend_ops {
 	int (*data_write)(void *be, u64 guest, u64 host, void *buf, u32 len);
 	void (*log)(void *be, const char *msg);
 	void (*mode_changed)(void *be);
+	void (*reclaim)(void *be);
 	bool growable;
 };
 
@@ -161,11 +167,11 @@ struct qcow2_block {
 struct qcow2_cache {
 	spinlock_t lock;		/* M itself */
 	u32 block_size;			/* I: min(cluster, 4096) bytes */
-	u32 max_blocks;			/* I: the bound; pinned and dirty may exceed it */
+	u32 max_blocks;			/* Z: the bound; pinned and dirty may exceed it */
 	u32 nr_blocks;			/* M, read A */
 	u32 nr_dirty;			/* M, read A */
-	unsigned int hash_bits;		/* I */
-	struct hlist_head *table;	/* M, readers RCU */
+	unsigned int hash_bits;		/* Z */
+	struct hlist_head *table;	/* Z; its lists: M, readers RCU */
 	struct list_head lru;		/* M: tail first to go */
 	struct list_head dirty_map;	/* M: dirty L1 and L2 blocks */
 	struct list_head dirty_ref;	/* M: dirty refcount blocks */
@@ -195,8 +201,14 @@ struct qcow2_allocator {
 	u64 limit;			/* S: one past the last possible cluster */
 	u64 starved;			/* S: table length at which the search ran out */
 	u64 floor;			/* S: size of the host at activation in bytes */
+	u64 data_floor;			/* S: the same of an external data file */
+	bool reclaim;			/* S: space is needed that waits for a commit */
+	int in_vain;			/* S: image->unlinks when that last freed nothing */
 	bool exhausted;			/* S: nothing is free below the cursor */
 	u64 full;			/* S: table length at which it found no room to move */
+	bool scanned;			/* S: dirty: the cursor is behind all that is in use */
+	bool scanning;			/* S: somebody looks for that */
+	struct list_head waiters;	/* S: for whom, struct qcow2_waiter */
 	struct {
 		u64 cluster, nr;
 	} recycle[QCOW2_RECYCLE];	/* S: runs freed since attach */
@@ -209,13 +221,13 @@ struct qcow2_overlap {
 	u64 *slots;			/* O: cluster + 1, 0 empty */
 	unsigned int bits;		/* O */
 	u64 used;			/* O */
-	u64 l1_first, l1_last;		/* I: after activation */
+	u64 l1_first, l1_last;		/* Z: after activation */
 	u64 rt_first, rt_last;		/* O: moves with the refcount table */
 };
 
 /**
  * struct qcow2_waiter - somebody who must try again later
- * @link: B: in the range's list of waiters
+ * @link: B, or S: in the list of what it waits for
  * @wake: called once, from whoever ends the wait, in process context
  */
 struct qcow2_waiter {
@@ -272,14 +284,18 @@ struct qcow2_image {
 	struct qcow2_store data;		/* I: of guest data, but compressed */
 	const struct qcow2_layer *backing;	/* I */
 	struct qcow2_inflater *inflater;	/* A: set once, under inflate_lock */
+	struct qcow2_resolver *resolver;	/* A: set once */
 	bool keep_space;			/* A */
-	/* I, but reftable_*: S; incompatible, autoclear: H */
+	bool cache_given;			/* I: the bound of the cache was */
+	/* I, but size, l1_*: Z; reftable_*: S; incompatible, autoclear: H */
 	struct qcow2_header hdr;
 	u8 *header_sector;			/* H: first 512 bytes as on the disk */
 	bool read_only;				/* I: asked for, or forced: @why */
 	char why[64];				/* I: what forced read_only, or "" */
 	enum qcow2_mode mode;			/* A, changed under H */
+	bool surveyed;				/* under activate_lock: see learn() */
 	bool writable;				/* A: activated: see qcow2_activate() */
+	bool closing;				/* A: what takes long shall end */
 	u64 host_end;				/* A: size of the host in bytes */
 	u32 overlap_gen;			/* A: 0 until activated */
 
@@ -287,9 +303,8 @@ struct qcow2_image {
 	struct mutex commit_lock;		/* C itself */
 	struct mutex l2_lock[QCOW2_L2_LOCKS];	/* T itself */
 	struct mutex header_lock;		/* H itself */
-	struct mutex cow_lock;			/* the one copy buffer; a leaf */
 	struct mutex inflate_lock;		/* making the inflater; a leaf */
-	void *cow_buf;				/* under cow_lock */
+	struct port_pool copies;		/* I after learn(): QCOW2_COW_BYTES each */
 
 	struct qcow2_cache cache;
 	struct qcow2_allocator alloc;
@@ -300,6 +315,8 @@ struct qcow2_image {
 	struct qcow2_commit_chunk *chunk_map;	/* C: reserve for L1 and L2 blocks */
 	struct qcow2_commit_chunk *chunk_ref;	/* C: for refcount blocks and table */
 	struct list_head unlinked;		/* M: qcow2_free, entry gone in memory */
+	atomic_t nr_frees;			/* A: in unlinked, draining, or a commit */
+	atomic_t unlinks;			/* A: how often some came */
 	struct list_head draining;		/* C: entry gone on the disk */
 	int commit_error;			/* C: sticky: durability was lost */
 
@@ -311,6 +328,7 @@ int qcow2_image_open(const struct qcow2_backend_ops *ops, void *be,
 		     struct qcow2_error *err);
 int qcow2_image_close(struct qcow2_image *img);
 int qcow2_activate(struct qcow2_image *img);
+void qcow2_scan_ahead(struct qcow2_image *img);
 
 int __printf(2, 3) qcow2_corrupt(struct qcow2_image *img, const char *fmt, ...);
 void __printf(3, 4) qcow2_lower_mode(struct qcow2_image *img,
@@ -318,7 +336,19 @@ void __printf(3, 4) qcow2_lower_mode(struct qcow2_image *img,
 void qcow2_space_found(struct qcow2_image *img);
 void qcow2_retry(struct qcow2_image *img);
 int qcow2_header_set_reftable(struct qcow2_image *img, u64 offset, u32 clusters);
+int qcow2_header_set_size(struct qcow2_image *img, u64 size, u64 l1_offset,
+			  u32 l1_entries);
+void qcow2_fit_cache(struct qcow2_image *img);
 const char *qcow2_mode_name(enum qcow2_mode mode);
+
+/*
+ * Refcounts cannot be trusted: a writer that was lazy about them did not close
+ * the image. They are neither used nor changed, and the bit stays.
+ */
+static inline bool qcow2_dirty(const struct qcow2_image *img)
+{
+	return img->hdr.incompatible & QCOW2_INCOMPAT_DIRTY;
+}
 
 static inline enum qcow2_mode qcow2_mode(const struct qcow2_image *img)
 {

@@ -12,7 +12,6 @@
  */
 #include "inflate.h"
 
-#define MAX_CONTEXTS 4u
 #define CONTEXT_BYTES (16u << 20)	/* of contexts and slots, roughly, at most */
 #define BOUNCE 32768u
 
@@ -31,8 +30,8 @@ struct qcow2_inflater {
 	unsigned int nr_free;	/* A: contexts, changed under N */
 	struct list_head free;	/* N: contexts */
 	unsigned int nr;	/* of contexts and of slots */
-	struct context contexts[MAX_CONTEXTS];
-	struct qcow2_inflated slots[MAX_CONTEXTS + 2];
+	struct context contexts[PORT_MAX_THREADS];
+	struct qcow2_inflated slots[PORT_MAX_THREADS + 2];
 	unsigned int busy;	/* A: slots that are pinned, changed under N */
 };
 
@@ -68,8 +67,7 @@ static struct qcow2_inflater *create(u32 cluster_bits)
 
 	if (!f)
 		return NULL;
-	f->nr = min_t(u32, port_cpus(), MAX_CONTEXTS);
-	f->nr = min_t(u32, f->nr, CONTEXT_BYTES / (3u << cluster_bits));
+	f->nr = min_t(u32, port_threads(), CONTEXT_BYTES / (3u << cluster_bits));
 	f->nr = max_t(u32, f->nr, 1);
 	spin_lock_init(&f->lock);
 	init_waitqueue_head(&f->wait);

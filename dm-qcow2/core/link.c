@@ -46,16 +46,16 @@ static int copy_table(struct qcow2_image *img, u64 from, u64 to)
 {
 	u32 words = 1u << (qcow2_l2_entry_bits(&img->hdr) - 3);
 	u32 left = qcow2_cluster_size(&img->hdr);
+	void *buf = port_pool_get(&img->copies);
 	u32 n, i;
 	int ret = 0;
 
-	mutex_lock(&img->cow_lock);
 	for (; !ret && left; left -= n, from += n, to += n) {
 		struct qcow2_iovec v;
-		__be64 *p = img->cow_buf;
+		__be64 *p = buf;
 
 		n = min_t(u32, left, QCOW2_COW_BYTES);
-		v = (struct qcow2_iovec){ from, img->cow_buf, n };
+		v = (struct qcow2_iovec){ from, buf, n };
 		ret = qcow2_meta_rw(img, false, &v, 1);
 		if (ret)
 			break;
@@ -65,8 +65,22 @@ static int copy_table(struct qcow2_image *img, u64 from, u64 to)
 		v.offset = to;
 		ret = qcow2_meta_rw(img, true, &v, 1);
 	}
-	mutex_unlock(&img->cow_lock);
+	port_pool_put(&img->copies, buf);
 	return ret;
+}
+
+/* T held. The L1 entry of @guest does not name what is in @frees any more. */
+static void set_l1_entry(struct qcow2_image *img, u64 guest,
+			 struct qcow2_block *l1, __be64 entry,
+			 struct list_head *frees)
+{
+	spin_lock(&img->cache.lock);
+	/* while there are users, its blocks are the image's */
+	WARN_ON_ONCE(!qcow2_cache_change(img, l1));
+	WRITE_ONCE(*qcow2_block_entry(img, l1, qcow2_l1_entry_offset(img, guest)),
+		   entry);
+	qcow2_commit_unlink(img, frees);
+	spin_unlock(&img->cache.lock);
 }
 
 /* T held. Gives the L1 entry of @guest an L2 table of its own. */
@@ -104,13 +118,7 @@ static int make_table(struct qcow2_image *img, u64 guest, struct qcow2_block *l1
 		qcow2_alloc_abort(img, *table, 1, true);
 		goto out_frees;
 	}
-	spin_lock(&img->cache.lock);
-	/* the L1 table never goes: its blocks are the image's for ever */
-	WARN_ON_ONCE(!qcow2_cache_change(img, l1));
-	WRITE_ONCE(*qcow2_block_entry(img, l1, qcow2_l1_entry_offset(img, guest)),
-		   qcow2_entry_encode(*table, true));
-	qcow2_commit_unlink(img, &frees);
-	spin_unlock(&img->cache.lock);
+	set_l1_entry(img, guest, l1, qcow2_entry_encode(*table, true), &frees);
 	qcow2_cache_put(img, slice);
 	return 0;
 out_frees:
@@ -144,6 +152,40 @@ int qcow2_link_slice(struct qcow2_image *img, u64 guest,
 		ret = make_table(img, guest, l1, table, &table);
 	if (!ret)
 		ret = qcow2_map_slice(img, guest, table, slice);
+	qcow2_cache_put(img, l1);
+out:
+	mutex_unlock(table_lock(img, guest));
+	return ret;
+}
+
+/**
+ * qcow2_link_drop_table() - an L2 table goes
+ * @img: the image, activated
+ * @guest: guest offset in bytes; none of the table's entries names anything
+ *
+ * Context: may sleep.
+ * Return: 0; -ENOMEM; -EUCLEAN (reported); the error of a read.
+ */
+int qcow2_link_drop_table(struct qcow2_image *img, u64 guest)
+{
+	struct qcow2_block *l1;
+	struct qcow2_free *f;
+	LIST_HEAD(frees);
+	bool copied;
+	u64 table;
+	int ret;
+
+	mutex_lock(table_lock(img, guest));
+	ret = qcow2_map_l1(img, guest, &l1, &table, &copied);
+	if (ret)
+		goto out;
+	f = new_free(qcow2_cluster_index(&img->hdr, table), 1, true);
+	if (f) {
+		list_add(&f->link, &frees);
+		set_l1_entry(img, guest, l1, 0, &frees);
+	} else {
+		ret = -ENOMEM;
+	}
 	qcow2_cache_put(img, l1);
 out:
 	mutex_unlock(table_lock(img, guest));
@@ -205,6 +247,7 @@ int qcow2_link_free(struct qcow2_image *img, u64 guest,
 	ret = qcow2_link_check(img, guest, first << img->hdr.cluster_bits, nr);
 	if (ret)
 		return ret;
+	qcow2_alloc_keep(img, first + nr);
 	if (!list_empty(frees)) {
 		f = list_entry(frees->prev, struct qcow2_free, link);
 		if (f->cluster + f->nr == first) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * L2 entries that change: a slice that may be written, what its old entries
- * name, the new entries. For write.c and zero.c.
+ * name, the new entries. For write.c, zero.c and resize.c.
  */
 #ifndef QCOW2_LINK_H
 #define QCOW2_LINK_H
@@ -10,6 +10,7 @@
 
 int qcow2_link_slice(struct qcow2_image *img, u64 guest,
 		     struct qcow2_block **slice);
+int qcow2_link_drop_table(struct qcow2_image *img, u64 guest);
 int qcow2_link_check(struct qcow2_image *img, u64 guest, u64 host, u64 nr);
 int qcow2_link_free(struct qcow2_image *img, u64 guest,
 		    const struct qcow2_entry *e, struct list_head *frees);

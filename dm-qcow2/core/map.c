@@ -5,13 +5,16 @@
  * uses what is in memory and never waits, qcow2_map() reads what is missing and
  * reports what is wrong.
  *
- * A run never leaves its L2 slice: 32 MiB of guest with 64 KiB clusters.
+ * A run never leaves its L2 slice: 32 MiB of guest with 64 KiB clusters. What
+ * was found below the top is remembered by resolve.c.
  */
 #include "map.h"
 #include "metacache.h"
 #include "overlap.h"
+#include "resolve.h"
 
 #define L1_WINDOW BIT_ULL(20)
+#define PEEK_LAYERS 4	/* more are for a worker to walk through */
 
 /* Host offset of the L1 entry that covers @guest. */
 u64 qcow2_l1_entry_offset(const struct qcow2_image *img, u64 guest)
@@ -204,12 +207,18 @@ static int peek_one(struct qcow2_image *img, u64 guest, u64 len,
 	return 0;
 }
 
-/* What the image does not have, a layer below may; @look is one of the forms. */
-static int descend(struct qcow2_image *img, u64 guest, struct qcow2_mapping *m,
-		   int (*look)(struct qcow2_image *img, u64 guest, u64 len,
-			       struct qcow2_mapping *m))
+/* How to look an offset up in one image, and in how many at most. */
+struct walk {
+	int (*look)(struct qcow2_image *img, u64 guest, u64 len,
+		    struct qcow2_mapping *m);
+	u32 layers;
+};
+
+/* From layer to layer, down to the first that has something. */
+static int walk(const struct qcow2_layer *below, u64 guest,
+		struct qcow2_mapping *m, const struct walk *w)
 {
-	const struct qcow2_layer *below = img->backing;
+	u32 left = w->layers;
 	int ret = 0;
 
 	while (!ret && below && m->kind == QCOW2_UNALLOCATED) {
@@ -220,13 +229,62 @@ static int descend(struct qcow2_image *img, u64 guest, struct qcow2_mapping *m,
 			m->kind = QCOW2_DATA;
 			m->host = guest;
 			m->store = &below->store;
-			m->in_place = false;
 			break;
 		}
-		ret = look(below->img, guest, m->len, m);
+		if (!left--)
+			return -EWOULDBLOCK;
+		ret = w->look(below->img, guest, m->len, m);
 		below = below->img->backing;
 	}
 	return ret;
+}
+
+/* As walk(), without walking where somebody has before. */
+static int walk_once(struct qcow2_resolver *r, const struct qcow2_layer *below,
+		     u64 guest, struct qcow2_mapping *m, const struct walk *w)
+{
+	u64 unit = qcow2_resolve_unit(r), skip = guest & (unit - 1);
+	u64 end = min(round_up(guest + m->len, unit), below->size);
+	struct qcow2_mapping run = { .len = end - (guest - skip) };
+	int ret;
+
+	if (qcow2_resolve_get(r, guest, m))
+		return 0;
+	ret = walk(below, guest - skip, &run, w);
+	if (ret)
+		return ret;
+	qcow2_resolve_put(r, guest - skip, &run);
+	if (run.len <= skip) /* a layer ends inside the unit */
+		return walk(below, guest, m, w);
+	run.len = min(run.len - skip, m->len);
+	if (run.kind == QCOW2_DATA)
+		run.host += skip;
+	run.skip += skip;
+	*m = run;
+	return 0;
+}
+
+/* What the image does not have, a layer below may. */
+static int descend(struct qcow2_image *img, u64 guest, struct qcow2_mapping *m,
+		   struct qcow2_resolver *r, const struct walk *w)
+{
+	const struct qcow2_layer *below = img->backing;
+	int ret;
+
+	if (guest >= below->size)
+		return 0;
+	m->len = min(m->len, below->size - guest);
+	ret = r ? walk_once(r, below, guest, m, w) : walk(below, guest, m, w);
+	m->in_place = false;
+	return ret;
+}
+
+static struct qcow2_resolver *resolver_of(const struct qcow2_image *img)
+{
+	const struct qcow2_image *below = img->backing->img;
+
+	/* pairs with the cmpxchg() in qcow2_resolve_make() */
+	return below ? smp_load_acquire(&below->resolver) : NULL;
 }
 
 /**
@@ -244,12 +302,13 @@ static int descend(struct qcow2_image *img, u64 guest, struct qcow2_mapping *m,
 int qcow2_map_peek(struct qcow2_image *img, u64 guest, u64 len,
 		   struct qcow2_mapping *m)
 {
+	static const struct walk peeking = { peek_one, PEEK_LAYERS };
 	int ret;
 
 	rcu_read_lock();
 	ret = peek_one(img, guest, len, m);
-	if (!ret && m->kind == QCOW2_UNALLOCATED)
-		ret = descend(img, guest, m, peek_one);
+	if (!ret && m->kind == QCOW2_UNALLOCATED && img->backing)
+		ret = descend(img, guest, m, resolver_of(img), &peeking);
 	rcu_read_unlock();
 	return ret;
 }
@@ -459,7 +518,11 @@ out_l1:
 int qcow2_map(struct qcow2_image *img, u64 guest, u64 len,
 	      struct qcow2_mapping *m)
 {
+	static const struct walk reading = { qcow2_map_top, U32_MAX };
 	int ret = qcow2_map_top(img, guest, len, m);
 
-	return ret ?: descend(img, guest, m, qcow2_map_top);
+	if (ret || m->kind != QCOW2_UNALLOCATED || !img->backing)
+		return ret;
+	return descend(img, guest, m, img->backing->img ?
+		       qcow2_resolve_make(img->backing->img) : NULL, &reading);
 }

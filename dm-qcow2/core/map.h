@@ -19,9 +19,10 @@
  * @csize: COMPRESSED: how many compressed bytes there are at most
  * @skip: COMPRESSED: the first guest byte in the decompressed cluster
  * @in_place: DATA that may be overwritten where it is: the refcount is one, and
- *	the L2 slice has been checked against the metadata there is now
- * @durable: the entries that lead here are on the disk; a FUA overwrite then
- *	needs no commit
+ *	the L2 slice has been checked against the metadata there is now; never of
+ *	a layer below
+ * @durable: with @in_place: the entries that lead here are on the disk; a FUA
+ *	overwrite then needs no commit
  */
 struct qcow2_mapping {
 	enum qcow2_kind kind;

@@ -19,6 +19,11 @@ static struct hlist_head *bucket(struct qcow2_cache *c, u64 offset)
 	return &c->table[hash_64(offset / 512, c->hash_bits)];
 }
 
+static u32 bound(const struct qcow2_cache *c, u64 bytes)
+{
+	return max_t(u32, min_t(u64, bytes / c->block_size, 1u << 26), 64);
+}
+
 /**
  * qcow2_cache_init() - make an empty cache
  * @img: the image, its header parsed
@@ -32,8 +37,7 @@ int qcow2_cache_init(struct qcow2_image *img, u64 bytes)
 	struct qcow2_cache *c = &img->cache;
 
 	c->block_size = min_t(u32, qcow2_cluster_size(&img->hdr), 4096);
-	c->max_blocks = min_t(u64, bytes / c->block_size, 1u << 26);
-	c->max_blocks = max_t(u32, c->max_blocks, 64);
+	c->max_blocks = bound(c, bytes);
 	c->hash_bits = ilog2(c->max_blocks) + 1;
 	spin_lock_init(&c->lock);
 	INIT_LIST_HEAD(&c->lru);
@@ -42,6 +46,38 @@ int qcow2_cache_init(struct qcow2_image *img, u64 bytes)
 	init_waitqueue_head(&c->loaded);
 	c->table = port_vzalloc(sizeof(*c->table) << c->hash_bits);
 	return c->table ? 0 : -ENOMEM;
+}
+
+/**
+ * qcow2_cache_enlarge() - a higher bound, and buckets for it
+ * @img: the image; nobody else uses it
+ * @bytes: bound in bytes of metadata; nothing happens if it is not higher, or
+ *	if there is no memory
+ *
+ * Context: may sleep.
+ */
+void qcow2_cache_enlarge(struct qcow2_image *img, u64 bytes)
+{
+	struct qcow2_cache *c = &img->cache;
+	u32 max_blocks = bound(c, bytes);
+	struct hlist_head *table, *old = c->table;
+	struct qcow2_block *blk;
+
+	if (max_blocks <= c->max_blocks)
+		return;
+	table = port_vzalloc(sizeof(*table) << (ilog2(max_blocks) + 1));
+	if (!table)
+		return;
+	spin_lock(&c->lock);
+	c->max_blocks = max_blocks;
+	c->hash_bits = ilog2(max_blocks) + 1;
+	c->table = table;
+	list_for_each_entry(blk, &c->lru, lru) {
+		hlist_del_rcu(&blk->hash);
+		hlist_add_head_rcu(&blk->hash, bucket(c, blk->offset));
+	}
+	spin_unlock(&c->lock);
+	port_vfree(old);
 }
 
 static void free_block(struct qcow2_block *blk)

@@ -11,6 +11,7 @@
 #include "image.h"
 
 int qcow2_cache_init(struct qcow2_image *img, u64 bytes);
+void qcow2_cache_enlarge(struct qcow2_image *img, u64 bytes);
 void qcow2_cache_destroy(struct qcow2_image *img);
 
 struct qcow2_block *qcow2_cache_peek(struct qcow2_image *img,

@@ -94,6 +94,12 @@ static inline u64 hash_64(u64 val, unsigned int bits)
 #define smp_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define smp_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define smp_mb() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+/* full ordering, and returns what was there */
+#define cmpxchg(p, old, new) ({						\
+	__typeof__(*(p)) _was = (old);					\
+	__atomic_compare_exchange_n((p), &_was, (new), false,		\
+				    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);\
+	_was; })
 #ifdef __SANITIZE_THREAD__ /* it knows no fences; every access is atomic */
 #define smp_wmb() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 #define smp_rmb() __atomic_signal_fence(__ATOMIC_SEQ_CST)
@@ -119,6 +125,11 @@ static inline void atomic_set(atomic_t *v, int i)
 static inline void atomic_inc(atomic_t *v)
 {
 	__atomic_fetch_add(&v->counter, 1, __ATOMIC_ACQ_REL);
+}
+
+static inline void atomic_dec(atomic_t *v)
+{
+	__atomic_fetch_sub(&v->counter, 1, __ATOMIC_ACQ_REL);
 }
 
 static inline bool atomic_dec_and_test(atomic_t *v)
@@ -209,6 +220,55 @@ static inline void *port_zalloc(size_t size)
 static inline void port_free(void *p)
 {
 	free(p);
+}
+
+struct port_pool {
+	pthread_mutex_t lock;	/* held by who has the one that is kept */
+	size_t size;
+	void *kept;
+};
+
+static inline int port_pool_init(struct port_pool *p, size_t size)
+{
+	void *kept = port_alloc(size);
+
+	if (!kept)
+		return -ENOMEM;
+	pthread_mutex_init(&p->lock, NULL);
+	p->size = size;
+	p->kept = kept;
+	return 0;
+}
+
+static inline bool port_pool_ready(const struct port_pool *p)
+{
+	return p->kept;
+}
+
+static inline void port_pool_exit(struct port_pool *p)
+{
+	port_free(p->kept);
+}
+
+static inline void *port_pool_get(struct port_pool *p)
+{
+	void *buf;
+
+	if (!pthread_mutex_trylock(&p->lock))
+		return p->kept;
+	buf = port_alloc(p->size);
+	if (buf)
+		return buf;
+	pthread_mutex_lock(&p->lock);
+	return p->kept;
+}
+
+static inline void port_pool_put(struct port_pool *p, void *buf)
+{
+	if (buf == p->kept)
+		pthread_mutex_unlock(&p->lock);
+	else
+		port_free(buf);
 }
 
 static inline void *port_vzalloc(size_t size)
@@ -384,8 +444,12 @@ u64 port_epoch_start(struct port_epoch *e);
 bool port_epoch_done(struct port_epoch *e, u64 cookie);
 void port_epoch_sync(struct port_epoch *e);
 
+static inline void cond_resched(void)
+{
+}
+
 /* ---- decompression: see port.h ---- */
-static inline u32 port_cpus(void)
+static inline u32 port_threads(void)
 {
 	return 4;
 }

@@ -10,6 +10,8 @@
 #ifndef QCOW2_PORT_H
 #define QCOW2_PORT_H
 
+#define PORT_MAX_THREADS 32u
+
 #ifdef __KERNEL__
 
 #include <linux/atomic.h>
@@ -22,6 +24,7 @@
 #include <linux/kernel.h>
 #include <linux/list.h>
 #include <linux/log2.h>
+#include <linux/mempool.h>
 #include <linux/minmax.h>
 #include <linux/mutex.h>
 #include <linux/overflow.h>
@@ -81,6 +84,44 @@ static inline void port_vfree(void *p)
 }
 
 /*
+ * Buffers for copying. One is kept, so that somebody always gets on; there are
+ * more while there is memory. Nobody takes two.
+ */
+struct port_pool {
+	mempool_t pool;
+};
+
+static inline int port_pool_init(struct port_pool *p, size_t size)
+{
+	unsigned int noio = memalloc_noio_save();
+	int ret = mempool_init_kmalloc_pool(&p->pool, 1, size);
+
+	memalloc_noio_restore(noio);
+	return ret;
+}
+
+static inline bool port_pool_ready(const struct port_pool *p)
+{
+	return mempool_initialized((mempool_t *)&p->pool);
+}
+
+static inline void port_pool_exit(struct port_pool *p)
+{
+	mempool_exit(&p->pool);
+}
+
+/* May sleep; never NULL. */
+static inline void *port_pool_get(struct port_pool *p)
+{
+	return mempool_alloc(&p->pool, GFP_NOIO);
+}
+
+static inline void port_pool_put(struct port_pool *p, void *buf)
+{
+	mempool_free(buf, &p->pool);
+}
+
+/*
  * An epoch tells when every I/O that was mapped before a moment has ended:
  * port_epoch_enter() before the lookup, port_epoch_exit() after the I/O, from
  * any context. It is SRCU without its lockdep half, because the two ends of a
@@ -134,10 +175,15 @@ static inline void port_epoch_sync(struct port_epoch *e)
 	synchronize_srcu(&e->srcu);
 }
 
-/* CPUs that may decompress at the same time */
-static inline u32 port_cpus(void)
+/*
+ * What runs at the same time for one image: a thread for each CPU, and some more
+ * where there are few of them, as they wait for the host now and then.
+ */
+static inline u32 port_threads(void)
 {
-	return num_online_cpus();
+	u32 cpus = num_online_cpus();
+
+	return min(max(cpus, min(2 * cpus, 8u)), PORT_MAX_THREADS);
 }
 
 /* Bytes from port_vzalloc() that port_inflate() and port_unzstd() work in. */

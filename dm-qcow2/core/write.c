@@ -96,46 +96,50 @@ static int classify(struct qcow2_image *img, struct qcow2_write *w, u64 guest,
 static int copy_data(struct qcow2_image *img, u64 guest,
 		     const struct qcow2_mapping *m, u64 to)
 {
+	void *buf = port_pool_get(&img->copies);
 	u64 from = m->host, len = m->len;
 	int ret = 0;
 
-	mutex_lock(&img->cow_lock);
 	while (!ret && len) {
 		u32 n = min_t(u64, len, QCOW2_COW_BYTES);
 
-		ret = m->store->ops->data_read(m->store->be, guest, from,
-					       img->cow_buf, n);
+		ret = m->store->ops->data_read(m->store->be, guest, from, buf, n);
 		if (!ret)
 			ret = img->data.ops->data_write(img->data.be, guest, to,
-							img->cow_buf, n);
+							buf, n);
 		guest += n;
 		from += n;
 		to += n;
 		len -= n;
 	}
-	mutex_unlock(&img->cow_lock);
+	port_pool_put(&img->copies, buf);
 	return ret;
 }
 
+/*
+ * The decompressed cluster is not held while some of it is written: the layer may
+ * be another image's, too, and that one on top of this.
+ */
 static int copy_compressed(struct qcow2_image *img, u64 guest,
 			   const struct qcow2_mapping *m, u64 to)
 {
+	void *buf = port_pool_get(&img->copies);
 	struct qcow2_inflated *s;
+	int ret = 0;
 	u64 done;
-	int ret = qcow2_inflate_get(m->img, m->host, m->csize, &s);
 
-	if (ret)
-		return ret;
-	mutex_lock(&img->cow_lock);
 	for (done = 0; !ret && done < m->len; done += QCOW2_COW_BYTES) {
 		u32 n = min_t(u64, m->len - done, QCOW2_COW_BYTES);
 
-		memcpy(img->cow_buf, (u8 *)s->data + m->skip + done, n);
+		ret = qcow2_inflate_get(m->img, m->host, m->csize, &s);
+		if (ret)
+			break;
+		memcpy(buf, (u8 *)s->data + m->skip + done, n);
+		qcow2_inflate_put(m->img, s);
 		ret = img->data.ops->data_write(img->data.be, guest + done,
-						to + done, img->cow_buf, n);
+						to + done, buf, n);
 	}
-	mutex_unlock(&img->cow_lock);
-	qcow2_inflate_put(m->img, s);
+	port_pool_put(&img->copies, buf);
 	return ret;
 }
 
@@ -206,7 +210,8 @@ static int fill_part(struct qcow2_image *img, const struct qcow2_write *w,
 static int fill_around(struct qcow2_image *img, struct qcow2_write *w, u64 from,
 		       u64 to, bool fresh)
 {
-	u64 end = w->guest + (w->nr << img->hdr.cluster_bits);
+	u64 end = qcow2_data_end(&img->hdr,
+				 w->guest + (w->nr << img->hdr.cluster_bits));
 	int ret = fill_part(img, w, w->guest, from, fresh);
 
 	return ret ?: fill_part(img, w, to, end, fresh);
@@ -237,6 +242,7 @@ static int reach_data(struct qcow2_image *img, u64 bytes)
 {
 	int ret;
 
+	bytes = qcow2_data_end(&img->hdr, bytes);
 	mutex_lock(&img->alloc.lock);
 	ret = img->data.ops->grow(img->data.be, bytes);
 	mutex_unlock(&img->alloc.lock);
@@ -412,7 +418,7 @@ int qcow2_write_begin(struct qcow2_image *img, u64 guest, u64 len,
 
 	do {
 		ret = begin_alloc(img, guest, len, w, waiter);
-	} while (ret == -EAGAIN && !(ret = qcow2_alloc_grow_table(img)));
+	} while (ret == -EAGAIN && !(ret = qcow2_alloc_prepare(img, waiter)));
 	return ret;
 }
 

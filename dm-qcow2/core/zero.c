@@ -114,23 +114,37 @@ static int collect_frees(struct qcow2_image *img, struct qcow2_block *slice,
 	return ret;
 }
 
+static bool raw_data_file(const struct qcow2_image *img)
+{
+	return qcow2_external(&img->hdr) &&
+		(img->hdr.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+}
+
 /*
- * The data file has what the guest has where the guest has it. Nobody else can
- * own the clusters meanwhile, so nobody has new data there. A raw data file is
- * read without this image, and has to read as zeros: after all overwrites that
- * were under way.
+ * The data file has what the guest has where the guest has it. A raw one is read
+ * without this image and has to have the zeros, before the entries say so: should
+ * that fail, nothing has changed for the guest. (An overwrite that is under way to
+ * the same place may come later and be seen there. The guest sent both at once.)
  */
 static int zero_data_file(struct qcow2_image *img, const struct zeroing *z)
 {
-	u64 len = z->to - z->from;
+	u64 to = qcow2_data_end(&img->hdr, z->to);
 
-	if (img->hdr.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW) {
-		port_epoch_sync(&img->epoch);
-		return img->data.ops->zero(img->data.be, z->from, len);
-	}
-	if (z->how != QCOW2_ZERO_KEEP && !READ_ONCE(img->keep_space))
-		img->data.ops->discard(img->data.be, z->from, len);
-	return 0;
+	return img->data.ops->zero(img->data.be, z->from, to - z->from);
+}
+
+/*
+ * Whoever has looked up what was there may still read it, and so may anybody after a
+ * crash: it may be what it was, or zeros. A device may have anything in what it was
+ * told to discard, so it is told nothing.
+ */
+static void discard_data_file(struct qcow2_image *img, const struct zeroing *z)
+{
+	u64 to = qcow2_data_end(&img->hdr, z->to);
+
+	if (z->how != QCOW2_ZERO_KEEP && img->data.ops->growable &&
+	    !READ_ONCE(img->keep_space))
+		img->data.ops->discard(img->data.be, z->from, to - z->from);
 }
 
 /* The clusters are owned. */
@@ -145,12 +159,14 @@ static int zero_owned(struct qcow2_image *img, struct zeroing *z)
 	if (ret)
 		return ret;
 	ret = collect_frees(img, slice, z, first, nr, &frees);
+	if (!ret && raw_data_file(img))
+		ret = zero_data_file(img, z);
 	if (!ret)
 		ret = qcow2_link(img, slice, first, nr, zeroed, z, &frees);
 	qcow2_link_forget(&frees);
 	qcow2_cache_put(img, slice);
-	if (!ret && qcow2_external(&img->hdr))
-		ret = zero_data_file(img, z);
+	if (!ret && qcow2_external(&img->hdr) && !raw_data_file(img))
+		discard_data_file(img, z);
 	return ret;
 }
 
@@ -268,7 +284,7 @@ int qcow2_zero(struct qcow2_image *img, u64 guest, u64 len,
 	if (start < end && start == guest) {
 		do {
 			ret = zero_whole(img, guest, end, how, done, waiter);
-		} while (ret == -EAGAIN && !(ret = qcow2_alloc_grow_table(img)));
+		} while (ret == -EAGAIN && !(ret = qcow2_alloc_prepare(img, waiter)));
 		if (!ret)
 			*done = min(*done, len);
 		return ret;

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include "commit.h"
 #include "map.h"
+#include "resize.h"
 #include "write.h"
 #include "zero.h"
 
@@ -57,13 +58,16 @@ static void __printf(2, 3) trace(struct sequence *s, const char *fmt, ...)
 const char *seq_describe(const struct sequence *s)
 {
 	static const char * const kinds[] = {
-		"plain", "tables", "blocks", "relocate",
+		"plain", "tables", "blocks", "relocate", "dirty",
 	};
 	static char line[200];
 
 	snprintf(line, sizeof(line),
-		 "%s, %s, v%u, %u-byte clusters, refcount order %u, %llu bytes, %u steps",
+		 "%s, %s%s%s%s, v%u, %u-byte clusters, refcount order %u, %llu bytes, %u steps",
 		 kinds[s->kind], s->flavour == MEM_FILE ? "file" : "device",
+		 s->chain ? " on a base" : "",
+		 s->image.data_file ? " with a data file" : "",
+		 s->extended ? ", extended L2" : "",
 		 s->image.version, 1u << s->image.cluster_bits,
 		 s->image.refcount_order, (unsigned long long)s->image.size,
 		 s->steps);
@@ -82,6 +86,17 @@ static u64 table_span(const struct sequence *s)
 	return block_span(s) << (s->image.cluster_bits - 3);
 }
 
+/* Guest bytes of an L2 table. */
+static u64 l2_span(const struct sequence *s)
+{
+	return 1ull << (2 * s->image.cluster_bits - (s->extended ? 4 : 3));
+}
+
+static u64 per_l2(const struct sequence *s)
+{
+	return l2_span(s) >> s->image.cluster_bits;
+}
+
 static void choose_geometry(struct sequence *s)
 {
 	static const u32 bits[] = { 9, 9, 9, 9, 9, 10, 10, 10, 12, 12, 16 };
@@ -93,25 +108,45 @@ static void choose_geometry(struct sequence *s)
 		s->image.refcount_order = s->image.version == 2 ? 4 : rnd(s, 7);
 	} while ((s->kind == SEQ_BLOCKS && block_span(s) > MAX_SPAN) ||
 		 (s->kind == SEQ_RELOCATE && table_span(s) > MAX_SPAN));
+	s->extended = (s->kind < SEQ_BLOCKS || s->kind == SEQ_DIRTY) &&
+		s->image.version == 3 && chance(s, 20);
+	if (s->extended) {
+		s->image.cluster_bits = chance(s, 90) ? 14 : 16;
+		s->image.incompatible |= QCOW2_INCOMPAT_EXTL2;
+	}
+	if (s->kind == SEQ_DIRTY) {
+		s->image.version = 3;
+		s->image.incompatible |= QCOW2_INCOMPAT_DIRTY;
+		s->image.compatible |= QCOW2_COMPAT_LAZY_REFCOUNTS;
+	}
+	if (s->kind < SEQ_BLOCKS && s->image.version == 3 && chance(s, 20)) {
+		s->image.incompatible |= QCOW2_INCOMPAT_DATA_FILE;
+		/* QEMU reads nothing of it when it checks */
+		s->image.data_file = "/dev/null";
+		s->aside_flavour = chance(s, 50) ? MEM_FILE : MEM_DEVICE;
+	}
+	s->chain = chance(s, 25);
+	/* QEMU reads nothing of it when it checks */
+	s->image.backing = s->chain ? "null-co://" : NULL;
 }
 
 static void choose(struct sequence *s)
 {
-	u64 cs, room, l2_span;
+	u64 cs, room, span;
 
 	s->flavour = chance(s, 50) ? MEM_FILE : MEM_DEVICE;
 	choose_geometry(s);
 	cs = 1ull << s->image.cluster_bits;
-	l2_span = cs * cs / 8;
-	s->image.size = l2_span + rnd(s, 3 * l2_span) / 512 * 512 + 512;
+	span = l2_span(s);
+	s->image.size = span + rnd(s, 3 * span) / 512 * 512 + 512;
 	s->steps = 6 + rnd(s, 24);
 	if (s->kind == SEQ_BLOCKS)
 		s->target = block_span(s) * (1 + rnd(s, 2)) -
 			(1 + rnd(s, 12)) * cs;
 	else if (s->kind == SEQ_RELOCATE)
 		s->target = table_span(s) - (3 + rnd(s, 8)) * cs;
-	if (s->target < 60 * cs)
-		s->target = s->kind >= SEQ_BLOCKS ? block_span(s) * 2 : 0;
+	if (s->target && s->target < 60 * cs)
+		s->target = block_span(s) * 2;
 	room = (chance(s, 20) ? 20 : 150) * cs + rnd(s, 3) * 512;
 	s->device_size = (s->target ?: 80 * cs) + room;
 	s->limit = chance(s, 85) ? 0 : s->device_size;
@@ -128,13 +163,33 @@ static u32 per_cluster(const struct sequence *s)
 	return 1u << (s->image.cluster_bits - 9);
 }
 
-static void add_blocks(struct sequence *s, u64 cluster, s64 initial)
+/* What a block reads where the image has nothing. */
+static s64 from_below(const struct sequence *s, u64 number)
+{
+	return s->chain && (number + 1) * 512 <= s->base.size ? 0 : SEQ_ZERO;
+}
+
+/* @data, @zero: by subcluster, where there are any; others are not there. */
+static s64 initially(const struct sequence *s, u64 number, u32 data, u32 zero)
+{
+	u32 n = per_cluster(s), bit = number % n * 32 / n;
+
+	if (data >> bit & 1)
+		return 0;
+	return zero >> bit & 1 ? SEQ_ZERO : from_below(s, number);
+}
+
+static void add_blocks(struct sequence *s, u64 cluster, u32 data, u32 zero)
 {
 	u32 n = per_cluster(s), i;
 
 	for (i = 0; i < min_t(u32, n, SEQ_SLOTS); i++) {
-		u64 number = cluster * n + (n <= SEQ_SLOTS ? i : few_slots[i]);
+		u32 slot = n <= SEQ_SLOTS ? i : few_slots[i] * n / 128;
+		u64 number = cluster * n + slot;
+		s64 initial = initially(s, number, data, zero);
 
+		if (i && n > SEQ_SLOTS && few_slots[i - 1] * n / 128 == slot)
+			continue;
 		if (number * 512 < s->image.size)
 			s->blocks[s->nr_blocks++] = (struct seq_block){
 				number, initial, initial };
@@ -145,72 +200,139 @@ static void add_blocks(struct sequence *s, u64 cluster, s64 initial)
 static void choose_hot(struct sequence *s)
 {
 	u64 all = (s->image.size - 1) >> s->image.cluster_bits;
-	u64 per_l2 = 1ull << (s->image.cluster_bits - 3);
-	u64 first = rnd(s, min(all, per_l2)), i, second;
+	u64 first = rnd(s, min(all, per_l2(s))), i, second;
 
 	for (i = 0; i < SEQ_HOT / 2 && first + i <= all; i++)
 		s->hot[s->nr_hot++] = first + i;
 	second = first + i + rnd(s, all + 1);
 	if (chance(s, 50))
-		second = per_l2 - 4;
+		second = per_l2(s) - 4;
 	for (i = 0; i < SEQ_HOT / 2; i++)
 		if (second + i >= first + SEQ_HOT / 2 && second + i <= all)
 			s->hot[s->nr_hot++] = second + i;
 }
 
-static int fill_cluster(struct sequence *s, struct membackend *be, u64 cluster,
-			u64 host)
+/* Where an image has its data. */
+static struct membackend *data_of(struct membackend *be)
 {
-	u32 i;
+	return be->data_file ?: be;
+}
 
-	for (i = 0; i < per_cluster(s); i++)
-		stamp_make(be->data + host + i * 512,
-			   cluster * per_cluster(s) + i, 0);
-	return 0;
+/* Bytes at @host; those of other subclusters than @data must never be seen. */
+static void fill_cluster(struct sequence *s, struct membackend *image,
+			 u64 cluster, u64 host, u32 data)
+{
+	struct membackend *be = data_of(image);
+	u32 n = per_cluster(s), i;
+
+	if (be->ops->growable)
+		be->size = max(be->size, host + n * 512);
+
+	for (i = 0; i < n; i++) {
+		u64 number = cluster * n + i;
+
+		if (!(data >> (i * 32 / n) & 1))
+			number += n;
+		stamp_make(be->data + host + i * 512, number, 0);
+	}
+}
+
+/* Some subclusters of a cluster that is there are data or zeros, others not. */
+static int split(struct sequence *s, struct membackend *be, u64 guest, u32 *data,
+		 u32 *zero)
+{
+	if (!s->extended || chance(s, 40))
+		return 0;
+	*data = rnd(s, 1ull << 32);
+	*zero = rnd(s, 1ull << 32) & ~*data;
+	return mk_set_bitmap(be, guest, (u64)*zero << 32 | *data);
+}
+
+/* All of the cluster is data, and compressed. */
+static int compress(struct sequence *s, struct membackend *be, u64 cluster)
+{
+	u32 n = per_cluster(s), i;
+	u8 *buf = malloc(n * 512);
+	int ret;
+
+	if (!buf)
+		return -ENOMEM;
+	for (i = 0; i < n; i++)
+		stamp_make(buf + i * 512, cluster * n + i, 0);
+	ret = mk_map_compressed(be, cluster << s->image.cluster_bits, buf);
+	free(buf);
+	return ret;
 }
 
 /* What is at a hot cluster to begin with. */
 static int make_cluster(struct sequence *s, struct membackend *be, u64 cluster,
 			bool record)
 {
-	u64 guest = cluster << s->image.cluster_bits, host;
-	u64 many = s->image.refcount_order ? 2 : 1;
-	u32 what = rnd(s, 100);
-	s64 initial = SEQ_ZERO;
+	u64 guest = cluster << s->image.cluster_bits, host = 0;
+	u64 many = s->image.refcount_order && !s->image.data_file ? 2 : 1;
+	u32 what = rnd(s, 100), data = 0, zero = 0;
 	int ret = 0;
 
 	if (s->image.version < 3 && what >= 60 && what < 80)
 		what = 20;
 	if (what < 35) {
 		ret = mk_map(be, guest, QCOW2_DATA, 1, &host);
-		initial = 0;
+		data = U32_MAX;
+		ret = ret ?: split(s, be, guest, &data, &zero);
 	} else if (what < 60) {
 		ret = mk_map(be, guest, QCOW2_DATA, many, &host);
-		initial = 0;
+		data = U32_MAX;
 		if (record && many > 1)
 			s->shared[s->nr_shared++] = (struct seq_shared){
 				host, cluster * per_cluster(s) };
 	} else if (what < 70) {
 		ret = mk_map(be, guest, QCOW2_ZERO_ALLOC, chance(s, 30) ? many : 1,
 			     &host);
-		/* what lies there must never be seen */
-		if (!ret)
-			fill_cluster(s, be, cluster + 1, host);
+		zero = U32_MAX;
 	} else if (what < 80) {
 		ret = mk_map(be, guest, QCOW2_ZERO, 1, &host);
+		zero = U32_MAX;
+	} else if (what < 90 && !s->image.data_file) {
+		ret = compress(s, be, cluster);
+		data = U32_MAX;
 	} else if (s->kind == SEQ_PLAIN) {
 		ret = mk_map(be, guest, QCOW2_UNALLOCATED, 1, &host);
 	}
-	if (!ret && !initial)
-		fill_cluster(s, be, cluster, host);
+	/* a data file has something everywhere, whether it is mapped or not */
+	if (!ret && s->image.data_file)
+		fill_cluster(s, be, cluster, guest, data);
+	else if (!ret && host)
+		fill_cluster(s, be, cluster, host, data);
 	if (record)
-		add_blocks(s, cluster, initial);
+		add_blocks(s, cluster, data, zero);
 	return ret;
 }
 
-static u64 be_l1(const struct membackend *be, u64 guest, u32 bits)
+static u64 be_l1(const struct sequence *s, const struct membackend *be, u64 guest)
 {
-	return mem_be64(be, mem_be64(be, 40) + (guest >> (2 * bits - 3)) * 8);
+	return mem_be64(be, mem_be64(be, 40) + guest / l2_span(s) * 8);
+}
+
+/* The host cluster, if all of it is data that may be shared, or 0. */
+static u64 shared_data(const struct sequence *s, const struct membackend *be,
+		       u64 guest, bool *compressed)
+{
+	u64 table = be_l1(s, be, guest) & QCOW2_ENTRY_OFFSET, entry;
+
+	if (!table)
+		return 0;
+	table += (guest >> s->image.cluster_bits) % per_l2(s) *
+		(s->extended ? 16 : 8);
+	entry = mem_be64(be, table);
+	if (s->extended && mem_be64(be, table + 8) != U32_MAX)
+		return 0;
+	*compressed = entry & QCOW2_ENTRY_COMPRESSED;
+	if (*compressed)
+		return round_down(entry & ((1ull << (70 - s->image.cluster_bits)) - 1),
+				  1ull << s->image.cluster_bits);
+	if (entry & (QCOW2_ENTRY_ZERO | QCOW2_ENTRY_COPIED))
+		return 0;
+	return entry & QCOW2_ENTRY_OFFSET;
 }
 
 /* A second reference to a table is one to all it names. */
@@ -220,40 +342,64 @@ static int share_one(struct sequence *s, struct membackend *be, bool record)
 	u64 guest = s->hot[0] << bits, i;
 	int ret;
 
-	if (!s->image.refcount_order || !be_l1(be, guest, bits))
+	if (!s->image.refcount_order || !be_l1(s, be, guest))
 		return 0;
 	ret = mk_share_table(be, guest, 2);
 	if (ret || !record)
 		return ret;
 	s->nr_shared = 0;
 	for (i = 0; i < s->nr_hot; i++) {
-		u64 g = s->hot[i] << bits, entry, table, host;
+		bool compressed = false;
+		u64 host = shared_data(s, be, s->hot[i] << bits, &compressed);
 
-		table = be_l1(be, g, bits) & QCOW2_ENTRY_OFFSET;
-		table += (s->hot[i] & ((1u << (bits - 3)) - 1)) * 8;
-		entry = be_l1(be, g, bits) ? mem_be64(be, table) : 0;
-		host = entry & QCOW2_ENTRY_OFFSET;
-		if (host && !(entry & (QCOW2_ENTRY_ZERO | QCOW2_ENTRY_COPIED)))
+		if (host && mk_refcount(be, host) > 1)
 			s->shared[s->nr_shared++] = (struct seq_shared){
-				host, s->hot[i] * per_cluster(s) };
+				host, s->hot[i] * per_cluster(s), compressed };
 	}
 	return 0;
 }
 
+/* A raw base that has every hot block, or ends among them. */
+static void make_base(struct sequence *s)
+{
+	u32 n = per_cluster(s);
+	u64 number, i;
+
+	mem_init(&s->base, MEM_FILE, 0);
+	if (!s->chain)
+		return;
+	s->base.size = round_up(s->image.size, 512ull);
+	if (chance(s, 40))
+		s->base.size = min(s->base.size, 512 *
+			(s->hot[rnd(s, s->nr_hot)] * n + 1 + rnd(s, n)));
+	for (i = 0; i < s->nr_hot * n; i++) {
+		number = s->hot[i / n] * n + i % n;
+		if ((number + 1) * 512 <= s->base.size)
+			stamp_make(s->base.data + number * 512, number, 0);
+	}
+	s->below = (struct qcow2_layer){
+		.store = { s->base.ops, &s->base }, .size = s->base.size };
+}
+
 /* Makes the image of the sequence; twice, and both times the same. */
-static int make(struct sequence *s, struct membackend *be, bool record)
+static int make(struct sequence *s, struct membackend *be,
+		struct membackend *aside, bool record)
 {
 	unsigned int i, last = s->nr_hot;
 	int ret;
 
 	mem_init(be, s->flavour, s->flavour == MEM_FILE ? 0 : s->device_size);
+	mem_init(aside, s->aside_flavour,
+		 s->aside_flavour == MEM_FILE ? 0 : s->image.size + (1 << 20));
 	be->limit = s->limit;
+	if (s->image.data_file)
+		be->data_file = aside;
 	ret = mk_image(be, &s->image);
 	if (s->target)
 		last--;
 	for (i = 0; !ret && i < last; i++)
 		ret = make_cluster(s, be, s->hot[i], record);
-	if (!ret && s->kind == SEQ_TABLES && chance(s, 40))
+	if (!ret && s->kind == SEQ_TABLES && !s->image.data_file && chance(s, 40))
 		ret = share_one(s, be, record);
 	if (!ret && s->target) {
 		/* free clusters up to here, one in use, and the end */
@@ -293,6 +439,8 @@ static bool may_begin(struct sequence *s)
 
 	if (!s->in_commit)
 		return true;
+	if (atomic_read(&img->nr_frees))
+		return false; /* it may have to, for their space */
 	return img->cache.nr_dirty + 8 < img->cache.max_blocks / 2 &&
 		a->cursor + 256 < a->reftable_entries << qcow2_refblock_bits(&img->hdr);
 }
@@ -357,8 +505,8 @@ static void write_data(struct sequence *s, struct seq_open *o)
 	int ret;
 
 	s->writes[o->index].op = s->live.nr_log;
-	ret = s->img->ops->data_write(s->img->be, o->guest, o->w.host, o->buf,
-				      o->w.len);
+	ret = s->img->data.ops->data_write(s->img->data.be, o->guest, o->w.host,
+					   o->buf, o->w.len);
 	if (ret)
 		fail(s, "data at %#llx: error %d", (unsigned long long)o->w.host,
 		     ret);
@@ -566,6 +714,21 @@ static void end_all(struct sequence *s)
 			end_write(s, &s->open[i]);
 }
 
+/*
+ * What was there when it looked up, or newer: a block may become zeros where it is,
+ * in a data file always.
+ */
+static bool found_by_reader(const struct sequence *s, const struct seq_reader *r,
+			    const u8 *buf)
+{
+	u64 number = s->blocks[r->block].number, gen;
+
+	if (stamp_get(buf, number, &gen))
+		return (s64)gen >= r->least;
+	return stamp_is_zero(buf) &&
+		seq_zero_generation(s, number, U64_MAX) > r->least;
+}
+
 /* A reader that has looked up and not yet read. */
 static void step_reader(struct sequence *s)
 {
@@ -573,13 +736,15 @@ static void step_reader(struct sequence *s)
 	struct qcow2_mapping m;
 	const struct seq_block *b;
 	u8 buf[512];
-	u64 gen;
+	int ret;
 
 	if (r->used) {
 		b = &s->blocks[r->block];
 		r->used = false;
-		if (s->img->ops->data_read(s->img->be, 0, r->host, buf, 512) ||
-		    !stamp_get(buf, b->number, &gen) || (s64)gen < r->least)
+		ret = r->store->ops->data_read(r->store->be, 0, r->host, buf, 512);
+		if (!ret && !found_by_reader(s, r, buf))
+			ret = -EUCLEAN;
+		if (ret)
 			fail(s,
 			     "a reader that mapped block %llu at generation %lld to %#llx finds something else there",
 			     (unsigned long long)b->number, (long long)r->least,
@@ -593,6 +758,7 @@ static void step_reader(struct sequence *s)
 	r->epoch = port_epoch_enter(&s->img->epoch);
 	if (qcow2_map(s->img, b->number * 512, 512, &m))
 		fail(s, "map: %s", mem_last_msg(&s->live));
+	r->store = m.store;
 	r->host = m.host;
 	r->used = m.kind == QCOW2_DATA && r->least != SEQ_ZERO &&
 		seq_zero_generation(s, b->number, U64_MAX) != r->least;
@@ -674,9 +840,100 @@ static void step_close(struct sequence *s)
 		s->steps = 0;
 		return;
 	}
-	ret = mem_open(&s->live, 0, &s->img, &err);
+	ret = seq_open(s, &s->live, 0, &s->img, &err);
 	if (ret)
 		fail(s, "open: error %d: %s", ret, err.msg);
+}
+
+int seq_open(struct sequence *s, struct membackend *be, u64 cache_bytes,
+	     struct qcow2_image **img, struct qcow2_error *err)
+{
+	return mem_open_over(be, cache_bytes, s->chain ? &s->below : NULL, img,
+			     err);
+}
+
+/* A block behind the first size is zeros, or was written after @generation. */
+bool seq_beyond(u8 *block, u64 number, s64 generation)
+{
+	u64 gen;
+
+	return stamp_is_zero(block) ||
+		(stamp_get(block, number, &gen) && (s64)gen > generation);
+}
+
+static u64 choose_size(struct sequence *s)
+{
+	u64 cs = 1ull << s->image.cluster_bits, span = l2_span(s);
+	u64 now = s->img->hdr.size, size;
+	unsigned int i;
+
+	if (now > s->image.size && chance(s, 35))
+		size = s->image.size + rnd(s, (now - s->image.size) / 512) * 512;
+	else if (chance(s, 40))
+		size = now + 512 * (1 + rnd(s, 40));
+	else if (!s->image.data_file && chance(s, 50))
+		size = now + span * (1 + rnd(s, 3));
+	else if (s->image.data_file) /* which has to be as long */
+		size = now + (1 << 19);
+	else /* by one to three clusters of L1 table */
+		size = now + span * (cs / 8) * (1 + rnd(s, 3));
+	for (i = 0; i < s->nr_sizes; i++)
+		if (s->sizes[i].to == size)
+			return 0;
+	return size;
+}
+
+/* Some blocks of what the disk has got. */
+static void write_beyond(struct sequence *s, const struct seq_size *z)
+{
+	u8 buf[512];
+	int i;
+
+	for (i = 0; i < 3 && s->nr_beyond < SEQ_BEYOND && !*s->fail; i++) {
+		u64 blocks = (z->to - z->from) / 512;
+		u64 number = z->from / 512 +
+			rnd(s, chance(s, 60) ? min(blocks, 16ull) : blocks);
+		int ret = guest_read(s->img, number * 512, buf, 512);
+
+		if (ret || !seq_beyond(buf, number, z->generation))
+			fail(s, "block %llu is not zeros in a disk that has grown (error %d)",
+			     (unsigned long long)number, ret);
+		stamp_make(buf, number, ++s->generation);
+		ret = guest_write(s->img, number * 512, buf, 512);
+		if (ret && ret != -ENOSPC)
+			fail(s, "write behind the old end: error %d", ret);
+		s->beyond[s->nr_beyond++] = number;
+	}
+}
+
+/* The device is suspended for it: nothing else is under way. */
+static void step_resize(struct sequence *s)
+{
+	struct seq_size *z = &s->sizes[s->nr_sizes];
+	u64 size = choose_size(s);
+	struct qcow2_error err;
+	int ret;
+
+	if (!size || s->nr_sizes == SEQ_SIZES)
+		return;
+	end_all(s);
+	if (s->reader.used)
+		step_reader(s);
+	*z = (struct seq_size){ .begun = s->live.nr_log, .done = U64_MAX,
+		.from = s->img->hdr.size, .to = size,
+		.generation = s->generation };
+	trace(s, "resize from %llu to %llu", (unsigned long long)z->from,
+	      (unsigned long long)size);
+	ret = qcow2_resize(s->img, size, true, &err);
+	if (ret && ret != -ENOSPC)
+		fail(s, "resize to %llu: error %d: %s", (unsigned long long)size,
+		     ret, err.msg);
+	if (s->img->hdr.size != size)
+		return;
+	z->done = s->live.nr_log;
+	s->nr_sizes++;
+	if (size > z->from)
+		write_beyond(s, z);
 }
 
 static void step(struct sequence *s)
@@ -695,8 +952,10 @@ static void step(struct sequence *s)
 		step_advance(s);
 	else if (what < 73)
 		step_reader(s);
-	else if (what < 97)
+	else if (what < 93)
 		commit_all(s);
+	else if (what < 97)
+		step_resize(s);
 	else
 		step_close(s);
 	if (s->img)
@@ -716,19 +975,22 @@ void seq_run(struct sequence *s, u64 seed, enum seq_kind kind)
 	s->trace_file = open_memstream(&s->trace, &s->trace_len);
 	choose(s);
 	choose_hot(s);
+	make_base(s);
 	rng = s->rng;
-	if (make(s, &s->before, true))
+	if (make(s, &s->before, &s->aside_before, true))
 		fail(s, "the image does not fit");
 	s->rng = rng;
-	if (make(s, &s->live, false))
+	if (make(s, &s->live, &s->aside, false))
 		fail(s, "the image does not fit");
 	if (*s->fail)
 		return;
-	if (mem_open(&s->live, 0, &s->img, &err)) {
+	if (seq_open(s, &s->live, 0, &s->img, &err)) {
 		fail(s, "open: %s", err.msg);
 		return;
 	}
+	s->sizes[s->nr_sizes++] = (struct seq_size){ .to = s->image.size };
 	mem_log_only(&s->live);
+	s->aside.log_of = &s->live;
 	s->live.hook = hook;
 	s->live.hook_arg = s;
 	for (i = 0; i < s->steps && !*s->fail; i++)
@@ -755,6 +1017,9 @@ void seq_destroy(struct sequence *s)
 	}
 	mem_destroy(&s->live);
 	mem_destroy(&s->before);
+	mem_destroy(&s->base);
+	mem_destroy(&s->aside);
+	mem_destroy(&s->aside_before);
 	fclose(s->trace_file);
 	free(s->trace);
 	free(s->writes);

@@ -25,6 +25,7 @@ enum seq_kind {
 	SEQ_TABLES,	/* new L2 tables, L2 tables that are shared */
 	SEQ_BLOCKS,	/* refcount blocks */
 	SEQ_RELOCATE,	/* the refcount table */
+	SEQ_DIRTY,	/* refcounts are not to be trusted */
 	SEQ_KINDS,
 };
 
@@ -51,9 +52,23 @@ struct seq_ack {
 	u64 time;
 };
 
+/*
+ * The disk has got another size, none that it had before. Behind the first size,
+ * nobody looks at what is written, but for how old it is.
+ */
+struct seq_size {
+	u64 begun, done;	/* in the log; U64_MAX: never */
+	u64 from, to;		/* bytes */
+	s64 generation;		/* the newest write before */
+};
+
+#define SEQ_SIZES 32
+#define SEQ_BEYOND 64
+
 /* A cluster that something else refers to as well. */
 struct seq_shared {
 	u64 host, number; /* number of its first block */
+	bool compressed;
 };
 
 struct seq_open {
@@ -67,6 +82,7 @@ struct seq_open {
 struct seq_reader {
 	bool used;
 	int epoch;
+	const struct qcow2_store *store;
 	u64 host;
 	unsigned int block;
 	s64 least;
@@ -76,6 +92,8 @@ struct seq_reader {
  * struct sequence - one sequence and what came of it
  * @live: ran; its log is the sequence
  * @before: the image as it was when the log began
+ * @base, @below: what both of them lie on, raw, if @chain; never written
+ * @aside, @aside_before: their data files, if there is one; its log is that of @live
  * @fail: what the run itself found wrong, or ""
  * @trace: the steps, in words
  */
@@ -83,14 +101,18 @@ struct sequence {
 	u64 seed;
 	u64 rng;
 	enum seq_kind kind;
-	enum mem_flavour flavour;
+	enum mem_flavour flavour, aside_flavour;
 	struct mk_image image;
 	u64 target;		/* where the used part is to end, 0: anywhere */
 	u64 device_size;
 	u64 limit;		/* of a file */
 	unsigned int steps;
 
-	struct membackend live, before;
+	bool extended;		/* L2 entries */
+	bool chain;
+
+	struct membackend live, before, base, aside, aside_before;
+	struct qcow2_layer below;
 	struct qcow2_image *img;
 	u64 hot[SEQ_HOT];
 	unsigned int nr_hot;
@@ -103,6 +125,10 @@ struct sequence {
 	u64 nr_writes;
 	struct seq_ack *acks;
 	u64 nr_acks;
+	struct seq_size sizes[SEQ_SIZES]; /* the first: before the log */
+	unsigned int nr_sizes;
+	u64 beyond[SEQ_BEYOND];	/* blocks behind the first size, written */
+	unsigned int nr_beyond;
 	struct seq_open open[SEQ_OPEN];
 	struct seq_reader reader;
 	u64 time;
@@ -119,11 +145,18 @@ struct sequence {
 void seq_run(struct sequence *s, u64 seed, enum seq_kind kind);
 void seq_destroy(struct sequence *s);
 
+/* Opens a backend that has the image of the sequence. */
+int seq_open(struct sequence *s, struct membackend *be, u64 cache_bytes,
+	     struct qcow2_image **img, struct qcow2_error *err);
+
 /*
  * What zeros in a block can be, in a log that ends at @pos: the newest generation
  * of zeros, or SEQ_ZERO.
  */
 s64 seq_zero_generation(const struct sequence *s, u64 number, u64 pos);
+
+/* Is a block behind the first size zeros, or written after @generation? */
+bool seq_beyond(u8 *block, u64 number, s64 generation);
 
 /* A line about the parameters; static buffer. */
 const char *seq_describe(const struct sequence *s);

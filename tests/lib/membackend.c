@@ -41,8 +41,10 @@ static int enter(struct membackend *be, enum mem_kind kind, u64 offset, u64 len)
 static void record(struct membackend *be, enum mem_kind kind, u64 offset,
 		   u64 len, const void *data)
 {
+	bool aside = be->log_of;
 	struct mem_op *op;
 
+	be = be->log_of ?: be;
 	if (!be->logging)
 		return;
 	if (be->nr_log == be->max_log) {
@@ -52,7 +54,7 @@ static void record(struct membackend *be, enum mem_kind kind, u64 offset,
 			die("log");
 	}
 	op = &be->log[be->nr_log++];
-	*op = (struct mem_op){ kind, offset, len, NULL };
+	*op = (struct mem_op){ kind, aside, offset, len, NULL };
 	if (!data)
 		return;
 	op->data = malloc(len);
@@ -93,7 +95,7 @@ static int do_read(struct membackend *be, enum mem_kind kind, u64 offset,
 	pthread_mutex_lock(&be->lock);
 	size = be->size;
 	pthread_mutex_unlock(&be->lock);
-	if (offset + len > size && !be->ops->growable)
+	if (offset + len > size && !be->ops->growable && kind != MEM_DATA_READ)
 		return -EIO;
 	n = offset < size ? min(len, size - offset) : 0;
 	memcpy(buf, be->data + offset, n);
@@ -319,12 +321,24 @@ void mem_destroy(struct membackend *be)
 	pthread_mutex_destroy(&be->lock);
 }
 
+int mem_open_over(struct membackend *be, u64 cache_bytes,
+		  const struct qcow2_layer *backing, struct qcow2_image **img,
+		  struct qcow2_error *err)
+{
+	struct membackend *aside = be->data_file;
+	struct qcow2_store data = { aside ? aside->ops : NULL, aside };
+	struct qcow2_config cfg = {
+		.cache_bytes = cache_bytes, .backing = backing,
+		.data = aside ? &data : NULL,
+	};
+
+	return qcow2_image_open(be->ops, be, &cfg, img, err);
+}
+
 int mem_open(struct membackend *be, u64 cache_bytes, struct qcow2_image **img,
 	     struct qcow2_error *err)
 {
-	struct qcow2_config cfg = { .cache_bytes = cache_bytes };
-
-	return qcow2_image_open(be->ops, be, &cfg, img, err);
+	return mem_open_over(be, cache_bytes, NULL, img, err);
 }
 
 const char *mem_last_msg(const struct membackend *be)

@@ -47,6 +47,7 @@ enum mem_kind {
 /* One logged operation; reads are not logged. */
 struct mem_op {
 	enum mem_kind kind;
+	bool aside;	/* of the data file */
 	u64 offset;
 	u64 len;
 	void *data;	/* MEM_WRITE, MEM_DATA_WRITE, MEM_DISCARD; NULL: zeros */
@@ -72,6 +73,8 @@ struct mem_fault {
  *	If it returns other than 0 that is the result of the operation
  * @hook_arg: for @hook
  * @log, @nr_log: what happened since mem_log_start()
+ * @log_of: the log to write to; NULL: its own. For one thread
+ * @data_file: for an image that has one: mem_open() opens the image with it
  * @msgs: the last messages of ops->log, the newest at (nr_msgs - 1) % MEM_MSGS
  * @mode_changes: calls of ops->mode_changed
  */
@@ -91,6 +94,8 @@ struct membackend {
 	bool logging;
 	struct mem_op *log;
 	u64 nr_log, max_log;
+	struct membackend *log_of;
+	struct membackend *data_file;
 	u8 *base;		/* contents when the log began */
 	u64 base_size;
 
@@ -111,6 +116,10 @@ void mem_destroy(struct membackend *be);
 /* qcow2_image_open() with a cache of @cache_bytes, 0 for the default. */
 int mem_open(struct membackend *be, u64 cache_bytes, struct qcow2_image **img,
 	     struct qcow2_error *err);
+/* The same for an image that names a backing file; NULL: it names none. */
+int mem_open_over(struct membackend *be, u64 cache_bytes,
+		  const struct qcow2_layer *backing, struct qcow2_image **img,
+		  struct qcow2_error *err);
 
 /* The newest message of ops->log, or "". */
 const char *mem_last_msg(const struct membackend *be);
@@ -121,7 +130,10 @@ bool mem_has_msg(const struct membackend *be, const char *text);
 int mem_load_file(struct membackend *be, const char *path);
 int mem_save_file(const struct membackend *be, const char *path);
 
-/* Copies contents and size (not the log) of a backend of the same flavour. */
+/*
+ * Copies contents and size (neither the log nor the data file) of a backend of the
+ * same flavour.
+ */
 void mem_copy(struct membackend *to, const struct membackend *from);
 
 /* Shorthand: from the next one on, @count operations of a kind fail. */
@@ -159,7 +171,11 @@ void mem_crash(struct membackend *be,
  * @order_given: @refcount_order is to be used even if it is 0; else 0 means 4
  * @size: virtual size in bytes
  * @reftable_clusters: 0: 1, or what the header needs
- * @incompatible, @compatible, @autoclear: version 3
+ * @incompatible, @compatible, @autoclear: version 3; with the bit for extended
+ *	L2 entries those are made, for @cluster_bits of at least 14
+ * @backing: the name of the backing file, short; NULL: none
+ * @data_file: the name of the data file, at most 16 bytes; NULL: none. mk_map()
+ *	then maps each cluster to where it is for the guest, and counts none
  *
  * Cluster 0 is the header, then the refcount table, one refcount block (more
  * if the L1 table is too large for one), the L1 table.
@@ -172,6 +188,8 @@ struct mk_image {
 	u64 size;
 	u32 reftable_clusters;
 	u64 incompatible, compatible, autoclear;
+	const char *backing;
+	const char *data_file;
 };
 
 /*
@@ -191,8 +209,16 @@ int mk_image(struct membackend *be, const struct mk_image *p);
 int mk_map(struct membackend *be, u64 guest, enum qcow2_kind kind, u64 refcount,
 	   u64 *host);
 
+/*
+ * Maps the guest cluster of @guest to the compressed @data, a cluster long. It
+ * begins at an odd byte. -E2BIG: it cannot be compressed into one cluster.
+ */
+int mk_map_compressed(struct membackend *be, u64 guest, const void *data);
+
 /* Sets an L2 entry (as in memory, not big-endian), with a table if needed. */
 int mk_set_l2(struct membackend *be, u64 guest, u64 entry);
+/* The second half of an extended one. */
+int mk_set_bitmap(struct membackend *be, u64 guest, u64 bitmap);
 
 /* Takes the next unused host cluster, with refcount @refcount. */
 int mk_cluster(struct membackend *be, u64 refcount, u64 *host);

@@ -5,8 +5,15 @@
  */
 #include "membackend.h"
 
+#include <zlib.h>
+
 #define V2_HEADER 72
 #define V3_HEADER 104
+#define BACKING 144	/* where its name is; before is room for one extension */
+#define DATA_FILE_NAME 0x44415441u
+#define COMPRESSED (1ull << 62)
+#define ALL_DATA 0x00000000ffffffffull
+#define ALL_ZERO 0xffffffff00000000ull
 #define COPIED (1ull << 63)
 #define OFFSET 0x00fffffffffffe00ull
 
@@ -139,12 +146,26 @@ int mk_cluster(struct membackend *be, u64 refcount, u64 *host)
 
 /* ---- the header ---- */
 
+static void name_data_file(struct membackend *be, const char *name)
+{
+	u8 *extension = be->data + V3_HEADER;
+
+	mem_set_be32(be, V3_HEADER, DATA_FILE_NAME);
+	mem_set_be32(be, V3_HEADER + 4, strlen(name));
+	memcpy(extension + 8, name, strlen(name));
+}
+
 static void make_header(struct membackend *be, const struct mk_image *p)
 {
 	mem_set_be32(be, 0, 0x514649fb);
 	mem_set_be32(be, 4, p->version);
 	mem_set_be32(be, 20, p->cluster_bits);
 	mem_set_be64(be, 24, p->size);
+	if (p->backing) {
+		mem_set_be64(be, 8, BACKING);
+		mem_set_be32(be, 16, strlen(p->backing));
+		memcpy(be->data + BACKING, p->backing, strlen(p->backing));
+	}
 	if (p->version < 3)
 		return;
 	mem_set_be64(be, 72, p->incompatible);
@@ -152,6 +173,18 @@ static void make_header(struct membackend *be, const struct mk_image *p)
 	mem_set_be64(be, 88, p->autoclear);
 	mem_set_be32(be, 96, p->refcount_order);
 	mem_set_be32(be, 100, V3_HEADER);
+	if (p->data_file)
+		name_data_file(be, p->data_file);
+}
+
+static u32 entry_shift(u64 incompatible)
+{
+	return incompatible & QCOW2_INCOMPAT_EXTL2 ? 4 : 3;
+}
+
+static bool extended(const struct membackend *be)
+{
+	return mem_be32(be, 4) >= 3 && entry_shift(mem_be64(be, 72)) == 4;
 }
 
 static int fix_params(struct mk_image *p)
@@ -166,6 +199,8 @@ static int fix_params(struct mk_image *p)
 		p->reftable_clusters = 1;
 	if (p->version < 2 || p->version > 3 || p->cluster_bits < 9 ||
 	    p->cluster_bits > 21 || p->refcount_order > 6 ||
+	    (entry_shift(p->incompatible) == 4 &&
+	     (p->version == 2 || p->cluster_bits < 14)) ||
 	    (p->version == 2 && p->refcount_order != 4))
 		return -EINVAL;
 	return 0;
@@ -184,7 +219,7 @@ static int count_all(struct membackend *be, u64 end)
 
 static u64 l1_entries(const struct mk_image *p)
 {
-	u32 shift = 2 * p->cluster_bits - 3;
+	u32 shift = 2 * p->cluster_bits - entry_shift(p->incompatible);
 
 	return (p->size >> shift) + !!(p->size & ((1ull << shift) - 1));
 }
@@ -229,11 +264,19 @@ int mk_image(struct membackend *be, const struct mk_image *params)
 
 /* ---- the mapping ---- */
 
+/* Where the L1 entry of @guest is. */
+static u64 l1_position(const struct membackend *be, u64 guest)
+{
+	u32 shift = 2 * cluster_bits(be) - (extended(be) ? 4 : 3);
+
+	return mem_be64(be, 40) + (guest >> shift) * 8;
+}
+
 /* Where the L2 entry of @guest is; makes the table. */
 static int l2_position(struct membackend *be, u64 guest, u64 *pos)
 {
-	u32 bits = cluster_bits(be);
-	u64 l1 = mem_be64(be, 40) + (guest >> (2 * bits - 3)) * 8, table;
+	u32 bits = cluster_bits(be), shift = extended(be) ? 4 : 3;
+	u64 l1 = l1_position(be, guest), table;
 	int ret;
 
 	if (guest >= mem_be64(be, 24))
@@ -246,24 +289,40 @@ static int l2_position(struct membackend *be, u64 guest, u64 *pos)
 		memset(be->data + table, 0, 1ull << bits);
 		mem_set_be64(be, l1, table | COPIED);
 	}
-	*pos = table + (guest >> bits & ((1ull << (bits - 3)) - 1)) * 8;
+	*pos = table + ((guest >> bits & ((1ull << (bits - shift)) - 1)) << shift);
 	return 0;
 }
 
-int mk_set_l2(struct membackend *be, u64 guest, u64 entry)
+static int mk_set_l2_half(struct membackend *be, u64 guest, u32 at, u64 value)
 {
 	u64 pos;
 	int ret = l2_position(be, guest, &pos);
 
 	if (!ret)
-		mem_set_be64(be, pos, entry);
+		mem_set_be64(be, pos + at, value);
 	return ret;
+}
+
+int mk_set_l2(struct membackend *be, u64 guest, u64 entry)
+{
+	return mk_set_l2_half(be, guest, 0, entry);
+}
+
+int mk_set_bitmap(struct membackend *be, u64 guest, u64 bitmap)
+{
+	return mk_set_l2_half(be, guest, 8, bitmap);
+}
+
+static bool has_data_file(const struct membackend *be)
+{
+	return mem_be32(be, 4) >= 3 &&
+		mem_be64(be, 72) & QCOW2_INCOMPAT_DATA_FILE;
 }
 
 int mk_map(struct membackend *be, u64 guest, enum qcow2_kind kind, u64 refcount,
 	   u64 *host)
 {
-	u64 cluster = 0, pos, entry = 0;
+	u64 cluster = 0, pos, entry = 0, bitmap = 0;
 	int ret = l2_position(be, guest, &pos);
 
 	if (ret)
@@ -271,14 +330,19 @@ int mk_map(struct membackend *be, u64 guest, enum qcow2_kind kind, u64 refcount,
 	switch (kind) {
 	case QCOW2_ZERO_ALLOC:
 	case QCOW2_DATA:
-		ret = mk_cluster(be, refcount, &cluster);
+		if (has_data_file(be))
+			cluster = guest >> cluster_bits(be) << cluster_bits(be);
+		else
+			ret = mk_cluster(be, refcount, &cluster);
 		if (ret)
 			return ret;
 		entry = cluster | (refcount == 1 ? COPIED : 0) |
 			(kind == QCOW2_ZERO_ALLOC);
+		bitmap = kind == QCOW2_DATA ? ALL_DATA : ALL_ZERO;
 		break;
 	case QCOW2_ZERO:
 		entry = 1;
+		bitmap = ALL_ZERO;
 		break;
 	case QCOW2_UNALLOCATED:
 		break;
@@ -287,26 +351,70 @@ int mk_map(struct membackend *be, u64 guest, enum qcow2_kind kind, u64 refcount,
 	}
 	if ((entry & 1) && mem_be32(be, 4) < 3)
 		return -EINVAL;
+	if (extended(be)) {
+		entry &= ~1ull;
+		mem_set_be64(be, pos + 8, bitmap);
+	}
 	mem_set_be64(be, pos, entry);
 	if (host)
 		*host = cluster;
 	return 0;
 }
 
+static int deflate_cluster(u8 *to, u32 room, const void *data, u32 len)
+{
+	z_stream z = { .next_in = (void *)data, .avail_in = len,
+		.next_out = to, .avail_out = room };
+	int ret;
+
+	if (deflateInit2(&z, 9, Z_DEFLATED, -12, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+		return -ENOMEM;
+	ret = deflate(&z, Z_FINISH) == Z_STREAM_END ? (int)z.total_out : -E2BIG;
+	deflateEnd(&z);
+	return ret;
+}
+
+int mk_map_compressed(struct membackend *be, u64 guest, const void *data)
+{
+	u32 bits = cluster_bits(be), shift = 62 - (bits - 8), skip = 17;
+	u64 host, pos;
+	int n, ret = l2_position(be, guest, &pos);
+
+	ret = ret ?: mk_cluster(be, 1, &host);
+	if (ret)
+		return ret;
+	n = deflate_cluster(be->data + host + skip, (1u << bits) - skip, data,
+			    1u << bits);
+	if (n < 0)
+		return n;
+	if (extended(be))
+		mem_set_be64(be, pos + 8, 0);
+	mem_set_be64(be, pos, COMPRESSED | (u64)((skip + n - 1) / 512) << shift |
+		     (host + skip));
+	return 0;
+}
+
 int mk_share_table(struct membackend *be, u64 guest, u64 refcount)
 {
-	u32 bits = cluster_bits(be);
-	u64 l1 = mem_be64(be, 40) + (guest >> (2 * bits - 3)) * 8;
-	u64 table = mem_be64(be, l1) & OFFSET, pos, entry;
+	u32 step = extended(be) ? 16 : 8;
+	u64 l1 = l1_position(be, guest);
+	u64 table = mem_be64(be, l1) & OFFSET, pos, entry, end;
 	int ret;
 
 	if (!table)
 		return -EINVAL;
 	mem_set_be64(be, l1, table);
 	ret = mk_set_refcount(be, table, refcount);
-	for (pos = table; !ret && pos < table + (1ull << bits); pos += 8) {
+	end = table + (1ull << cluster_bits(be));
+	for (pos = table; !ret && pos < end; pos += step) {
 		entry = mem_be64(be, pos);
-		if (!(entry & OFFSET) || (entry & (1ull << 62)))
+		if (entry & COMPRESSED) {
+			entry &= (1ull << (70 - cluster_bits(be))) - 1;
+			entry &= ~((1ull << cluster_bits(be)) - 1);
+			ret = mk_set_refcount(be, entry, refcount);
+			continue;
+		}
+		if (!(entry & OFFSET))
 			continue;
 		mem_set_be64(be, pos, entry & ~COPIED);
 		ret = mk_set_refcount(be, entry & OFFSET, refcount);

@@ -16,110 +16,12 @@ if [[ ${1-} == --help ]]; then
 	exit
 fi
 
-cd "$(dirname "$(readlink -f "$0")")/../.."
-tool=$(readlink -f "${QCOW2SETUP:-build/qcow2setup}")
-tmp=$(mktemp -d)
-count=0 failed=0 status=0 holder=''
+# shellcheck source=tests/lib/tools.sh
+. "$(dirname "$(readlink -f "$0")")/../lib/tools.sh"
+holder=''
 
-clean_up() {
+clean_up_more() {
 	[[ ! $holder ]] || kill "$holder" 2>/dev/null || true
-	rm -rf "$tmp"
-}
-trap clean_up EXIT
-
-# The user must reach tool and images, and must not be able to write to them.
-chmod 755 "$tmp"
-cp "$tool" "$tmp/qcow2setup"
-cd "$tmp"
-as_user=()
-((UID)) || as_user=(setpriv --reuid=65534 --regid=65534 --clear-groups)
-
-# run ARGUMENT...: as an ordinary user, with a time limit for what must not
-# hang. Leaves $status, stdout and stderr.
-run() {
-	status=0
-	timeout 10 "${as_user[@]}" "$tmp/qcow2setup" "$@" >"$tmp/stdout" \
-		2>"$tmp/stderr" </dev/null || status=$?
-}
-
-# run_in DIRECTORY ARGUMENT...: the same with another working directory
-run_in() {
-	local dir=$1
-
-	shift
-	pushd "$dir" >/dev/null
-	run "$@"
-	popd >/dev/null
-}
-
-# ok NAME COMMAND...: a test that passes if the command succeeds.
-ok() {
-	local name=$1
-
-	shift
-	count=$((count + 1))
-	if "$@"; then
-		echo "ok $name"
-	else
-		failed=$((failed + 1))
-		echo "not ok $name"
-		printf '# %s\n' "failed: $*" "exit status $status"
-		head -n 40 stdout | sed 's/^/# stdout: /'
-		head -n 40 stderr | sed 's/^/# stderr: /'
-	fi
-}
-
-silent() {
-	"$@" >/dev/null
-}
-
-both() {
-	"$1" "$2" && "$3" "$4"
-}
-
-says() {
-	grep -qF -- "$1" stdout
-}
-
-complains() {
-	[[ ! -s stdout ]] && grep -qF -- "$1" stderr
-}
-
-# fails STATUS TEXT: nothing on stdout, one sentence on stderr.
-fails() {
-	((status == $1)) && complains "$2"
-}
-
-succeeds() {
-	((status == 0)) && [[ -s stdout && ! -s stderr ]]
-}
-
-is() {
-	[[ $1 == "$2" ]]
-}
-
-# json FILE EXPRESSION: of the object "o"; nothing if it is not JSON.
-json() {
-	python3 -c 'import json, sys
-o = json.load(open(sys.argv[1]))
-print(eval("(" + sys.argv[2] + ")"))' "$1" "$2"
-}
-
-# image NAME [OPTION]...: an image of 64 MiB.
-image() {
-	local name=$1
-
-	shift
-	qemu-img create -q -f qcow2 "$@" "$name" 64M
-}
-
-# poke FILE OFFSET HEX...: overwrite bytes.
-poke() {
-	local file=$1 offset=$2
-
-	shift 2
-	printf '%b' "${@/#/\\x}" |
-		dd of="$file" bs=1 seek="$offset" conv=notrunc status=none
 }
 
 # What info says must be what QEMU says, in JSON and in words.
@@ -146,13 +48,14 @@ agrees_with_qemu() {
 test_kinds() {
 	local name
 
-	for name in plain v2 c512 c2m r1 r64 lazy zstd extl2 compressed; do
+	for name in plain v2 c512 c2m r1 r64 lazy zstd extl2 compressed \
+		dirty snapshot bitmap; do
 		ok "info $name" agrees_with_qemu $name.qcow2
 		ok "$name: read-write" says 'attach:              read-write'
 		run table $name.qcow2
 		ok "table $name" is "$(cat stdout)" "0 131072 qcow2 $tmp/$name.qcow2"
 	done
-	for name in dirty corrupt snapshot bitmap; do
+	for name in corrupt both; do
 		ok "info $name" agrees_with_qemu $name.qcow2
 		ok "$name: read-only" says 'attach:              read-only: '
 		run table $name.qcow2
@@ -178,14 +81,8 @@ test_words() {
 	ok "names LUKS" complains 'has LUKS encryption'
 	run table aes.qcow2
 	ok "names AES" complains 'has AES encryption'
-	run table dirty.qcow2
-	ok "names dirty" complains 'is marked dirty'
 	run table corrupt.qcow2
 	ok "names corrupt" complains 'is marked corrupt'
-	run table snapshot.qcow2
-	ok "names snapshots" complains 'has internal snapshots'
-	run table bitmap.qcow2
-	ok "names bitmaps" complains 'has persistent bitmaps'
 	run info overlay.qcow2
 	ok "shows the backing format" says 'backing format:      qcow2'
 	run info data.qcow2
@@ -194,9 +91,9 @@ test_words() {
 
 test_options() {
 	run table --readonly --sector-size 4096 --cache-bytes 2M \
-		--no-discard-passdown plain.qcow2
+		--no-discard-passdown --buffered-backing plain.qcow2
 	ok "all options" is "$(cat stdout)" \
-		"0 131072 qcow2 $tmp/plain.qcow2 6 read_only sector_size 4096 cache_bytes 2097152 no_discard_passdown"
+		"0 131072 qcow2 $tmp/plain.qcow2 7 read_only sector_size 4096 cache_bytes 2097152 no_discard_passdown buffered_backing"
 	run table --no-discard-passdown plain.qcow2
 	ok "--no-discard-passdown" is "$(cat stdout)" \
 		"0 131072 qcow2 $tmp/plain.qcow2 1 no_discard_passdown"
@@ -429,9 +326,9 @@ test_chains() {
 	ok "info --chain --json" is "$(json stdout \
 		'len(o["chain"]), [l["error"] for l in o["chain"]], o["attach"]["mode"]')" \
 		"(3, [None, None, None], 'read-write')"
-	run table --readonly --sector-size 4096 --no-discard-passdown chain/top.qcow2
+	run table --readonly --sector-size 4096 --buffered-backing chain/top.qcow2
 	ok "layers come last" table_is top.qcow2 \
-		"10 read_only sector_size 4096 no_discard_passdown $o"
+		"10 read_only sector_size 4096 buffered_backing $o"
 	run table 'chain/over lay.qcow2'
 	ok "spaces in names" table_is 'over\040lay.qcow2' \
 		"3 backing qcow2 $c/"'with\040space/base\040\0431.qcow2'
@@ -650,6 +547,251 @@ test_locks() {
 	ok "nobody has it any more" says 'in use by:           nobody'
 }
 
+# found STATUS ERRORS LEAKS: what check --json says, and it says nothing else.
+found() {
+	((status == $1)) && [[ ! -s stderr ]] &&
+		is "$(json stdout 'o["errors"], o["leaks"]')" "($2, $3)"
+}
+
+qemu_finds_nothing() {
+	silent qemu-img check -q "$1"
+}
+
+test_check() {
+	local name
+
+	for name in plain v2 c512 c2m r1 r64 lazy zstd extl2 compressed snapshot \
+		bitmap overlay data luks aes zero; do
+		run check $name.qcow2
+		ok "check $name" both succeeds '' says \
+			"$tmp/$name.qcow2 has no errors and no leaks."
+	done
+	run check dirty.qcow2
+	ok "check: dirty" both succeeds '' says 'It is marked dirty'
+	run check corrupt.qcow2
+	ok "check: corrupt" both succeeds '' says 'It is marked corrupt'
+	run check --json plain.qcow2
+	ok "check --json" found 0 0 0
+	ok "check --json: all of it" is "$(json stdout 'sorted(o)')" \
+		"['end', 'errors', 'findings', 'findings_left_out', 'image', 'leaks', 'repair']"
+	run check sick/leak.qcow2
+	ok "check: a leak" is "$status $(head -n 1 stdout)" \
+		"6 leak: cluster 3 (at 0x30000): refcount 2, references 1"
+	ok "check: what to do" says 'check --repair=leaks'
+	run check --json sick/low.qcow2
+	ok "check: an error" found 7 1 0
+	ok "check --json: the finding" is "$(json stdout 'o["findings"][0]')" \
+		"{'kind': 'error', 'text': 'cluster 3 (at 0x30000): refcount 0, references 1'}"
+	run check sick/many.qcow2
+	ok "check: many errors" is "$(grep -c '^error: ' stdout)" 100
+	ok "check: how many" says \
+		"and $(($(json_errors sick/many.qcow2) - 100)) more; --verbose shows all"
+	run check --json sick/many.qcow2
+	ok "check --json: many" is "$(json stdout \
+		'len(o["findings"]), o["errors"] - o["findings_left_out"]')" "(100, 100)"
+	run check --verbose sick/many.qcow2
+	ok "check --verbose: all" is "$(grep -c '^error: ' stdout)" \
+		"$(json_errors sick/many.qcow2)"
+	run check garbage
+	ok "check: no image" fails 4 'not a qcow2 image'
+	run check nothing.qcow2
+	ok "check: nothing there" fails 4 'does not exist'
+}
+
+json_errors() {
+	"$tmp/qcow2setup" check --json "$1" >errors.json || true
+	json errors.json 'o["errors"]'
+}
+
+test_repair() {
+	local name
+
+	run check --repair=leaks sick/low.qcow2
+	ok "repair=leaks: an error stays" is $status 7
+	ok "repair=leaks: what to do" says '--repair=all'
+	run check --repair=leaks sick/leak.qcow2
+	ok "repair=leaks" both succeeds '' says 'now has no errors and no leaks'
+	ok "QEMU finds nothing" qemu_finds_nothing sick/leak.qcow2
+	run check --repair sick/leak.qcow2
+	ok "repair: nothing to do" is "$status $(cat stdout)" \
+		"0 $tmp/sick/leak.qcow2 has no errors and no leaks."
+	run check --repair sick/low.qcow2
+	ok "repair" both succeeds '' says 'Refcounts raised: 1'
+	ok "QEMU finds nothing any more" qemu_finds_nothing sick/low.qcow2
+	run check --repair=all --json sick/many.qcow2
+	ok "repair=all --json" found 0 0 0
+	ok "repair --json: what was done" is "$(json stdout \
+		'o["repair"]["mode"], o["repair"]["refcounts_rebuilt"], o["repair"]["before"]["errors"] > 100')" \
+		"('all', True, True)"
+	ok "QEMU finds none of many" qemu_finds_nothing sick/many.qcow2
+	for name in dirty corrupt; do
+		run check --repair sick/$name.qcow2
+		ok "repair: $name" both succeeds '' says 'The mark'
+		run info sick/$name.qcow2
+		ok "$name no more" says 'attach:              read-write'
+	done
+	run check --repair sick/lost.qcow2
+	ok "repair: what cannot be mended" is $status 7
+	ok "is said" says 'They cannot be mended'
+	ok "after what was found" says 'After the repair:'
+	run check --repair --json sick/lost.qcow2
+	ok "no leak was given back" is "$(json stdout 'o["repair"]["leaks_kept"]')" True
+	if ((${#as_user[@]})); then
+		run check --repair plain.qcow2
+		ok "repair: no permission" fails 2 'cannot be written'
+	fi
+	run check --repair garbage
+	ok "repair: no image" fails 4 'not a qcow2 image'
+	run check --repair=some sick/low.qcow2
+	ok "repair: of what" fails 1 "not 'some'"
+	run table --repair plain.qcow2
+	ok "--repair is for check" fails 1 "does not take --repair"
+}
+
+test_check_locks() {
+	local image=$tmp/sick/leak.qcow2
+
+	hold qemu-nbd -f qcow2 -k "$tmp/socket" -t plain.qcow2
+	run check plain.qcow2
+	ok "check: a writer has it" fails 5 'is in use by QEMU, which writes'
+	release
+	hold qemu-nbd -r -f qcow2 -k "$tmp/socket" -t plain.qcow2
+	run check plain.qcow2
+	ok "check: a reader has it" both succeeds '' says 'no errors'
+	# nothing but the lock is in the way
+	chmod 666 plain.qcow2
+	run check --repair plain.qcow2
+	ok "repair: a reader has it" fails 5 'is in use by QEMU, which reads'
+	chmod 644 plain.qcow2
+	release
+	run check "$image"
+	ok "check: nobody has it" succeeds
+}
+
+# size IMAGE: its virtual size, as QEMU has it.
+size() {
+	qemu-img info --output=json -U "$1" >info.json
+	json info.json 'o["virtual-size"]'
+}
+
+# resized IMAGE SIZE: without a word, and QEMU finds nothing wrong.
+resized() {
+	((status == 0)) && [[ ! -s stdout && ! -s stderr ]] &&
+		is "$(size "$1")" "$2" && silent qemu-img check -f qcow2 "$1"
+}
+
+# to_resize NAME [OPTION]...: an image that the user may write to.
+to_resize() {
+	image "$@"
+	chmod 666 "$1"
+}
+
+reads() {
+	silent qemu-io -f qcow2 -c "read -P $2 $3 $4" "$1"
+}
+
+test_resize() {
+	local o i=resize.qcow2
+
+	for o in cluster_size=512 cluster_size=2M compat=0.10 \
+			extended_l2=on,cluster_size=16k; do
+		rm -f $i
+		to_resize $i -o "$o"
+		qemu-io -f qcow2 -c 'write -P 5 60M 4M' $i >/dev/null
+		run resize $i 200M
+		ok "$o: larger" resized $i 209715200
+		run resize $i +1G
+		ok "$o: larger by" resized $i 1283457024
+		ok "$o: the data is there" reads $i 5 60M 4M
+		ok "$o: and zeros behind" reads $i 0 64M 16M
+		ok "$o: up to the end" reads $i 0 1208M 16M
+		run resize $i 61M
+		ok "$o: smaller needs a word" fails 1 'give --shrink'
+		ok "$o: nothing has happened" is "$(size $i)" 1283457024
+		run resize --shrink $i 63963649
+		ok "$o: smaller, in whole sectors" resized $i 63964160
+		run resize $i 64M
+		ok "$o: larger again" resized $i 67108864
+		ok "$o: what was kept" reads $i 5 60M 1M
+		ok "$o: and what was not" reads $i 0 63964160 3144704
+	done
+	run resize $i 1T
+	ok "T" resized $i 1099511627776
+	run -v resize $i +512
+	ok "--verbose" is "$status $(grep -oh 'it had [0-9]*' stdout stderr)" \
+		'0 it had 1099511627776'
+}
+
+test_resize_chain() {
+	local i=resize.qcow2
+
+	qemu-img create -q -f raw resize.raw 8M
+	qemu-io -f raw -c 'write -P 6 0 8M' resize.raw >/dev/null
+	rm -f $i
+	qemu-img create -q -f qcow2 -b resize.raw -F raw $i 3000320
+	chmod 666 $i
+	run resize $i 20M
+	ok "over a longer layer" resized $i 20971520
+	ok "which is seen where it was" reads $i 6 0 3000320
+	ok "and nowhere else" reads $i 0 3000320 8M
+
+	rm -f $i
+	qemu-img create -q -f qcow2 -o data_file=resize.raw,data_file_raw=on $i 8M
+	chmod 666 $i resize.raw
+	run resize $i 12M
+	ok "a data file" resized $i 12582912
+	ok "grows, too" is "$(stat -c %s resize.raw)" 12582912
+	run resize --shrink $i 1M
+	ok "and shrinks" is "$(stat -c %s resize.raw)" 1048576
+	run resize --data-file resize.raw $i 2M
+	ok "--data-file" resized $i 2097152
+}
+
+test_resize_refused() {
+	local i=resize.qcow2 word
+
+	rm -f $i
+	to_resize $i -o cluster_size=512
+	for word in '' 0 -5M +-1 1.5G 10X 18446744073709551615 +; do
+		run resize $i "$word"
+		ok "no size: '$word'" is $status 1
+	done
+	run resize $i 129G
+	ok "too large for its clusters" fails 1 '137438953472 bytes are the largest'
+	run resize $i
+	ok "no size" fails 1 'Too few arguments'
+	run resize --shrink --readonly $i 1G
+	ok "a wrong option" fails 1 "does not take --readonly"
+	qemu-img snapshot -c one $i
+	run resize $i 65M
+	ok "snapshots" resized $i 68157440
+	run resize --shrink $i 1M
+	ok "no smaller with snapshots" fails 4 'can grow, but not shrink'
+	qemu-img snapshot -d one $i
+	qemu-img bitmap --add $i b0
+	run resize $i 1G
+	ok "bitmaps" fails 4 'qemu-img bitmap --remove'
+	qemu-img bitmap --remove $i b0
+	hold qemu-nbd -r -f qcow2 -k "$tmp/socket" -t plain.qcow2
+	chmod 666 plain.qcow2
+	run resize plain.qcow2 1G
+	ok "somebody has it" fails 5 'is in use by QEMU, which reads it'
+	chmod 644 plain.qcow2
+	release
+	if ((${#as_user[@]})); then
+		run resize plain.qcow2 1G
+		ok "no permission" fails 2 'cannot be written'
+	fi
+	run resize luks.qcow2 1G
+	ok "encrypted" fails 4 'cannot be resized: the image has LUKS'
+	ok "an image is as it was" is "$(size $i)" 68157440
+	rm -f $i
+	qemu-img create -q -f qcow2 -o compat=0.10 -b plain.qcow2 -F qcow2 $i 1M
+	chmod 666 $i
+	run resize $i 32M
+	ok "version 2 over a longer layer" fails 4 'qemu-img amend -o compat=1.1'
+}
+
 # Without a module, or without the right to ask for one.
 test_no_module() {
 	local action
@@ -667,8 +809,8 @@ test_no_module() {
 	ok "open says that a name is none" fails 1 'cannot be the name'
 	run open x plain.qcow2
 	ok "open says that the image comes first" fails 4 'The image comes first'
-	run open dirty.qcow2 x
-	ok "open says that an image is dirty" fails 4 'Give --readonly'
+	run open corrupt.qcow2 x
+	ok "open says that an image is corrupt" fails 4 'Give --readonly'
 	run open chain/nbd.qcow2 x
 	ok "open says that a backing file is none" fails 4 'which is a protocol'
 	run open empty x
@@ -701,12 +843,35 @@ make_images() {
 	poke dirty.qcow2 79 01
 	cp plain.qcow2 corrupt.qcow2
 	poke corrupt.qcow2 79 02
+	cp plain.qcow2 both.qcow2
+	poke both.qcow2 79 03
 	qemu-img create -q -f qcow2 odd.qcow2 6656
 	qemu-img create -q -f qcow2 small.qcow2 1024
 	qemu-img create -q -f qcow2 zero.qcow2 0
+	make_sick
 	cp plain.qcow2 secret.qcow2
 	chmod 600 secret.qcow2
 	ln -s plain.qcow2 link.qcow2
+}
+
+# Clusters of 64 KiB: the refcount block is cluster 2, the L1 table cluster 3.
+make_sick() {
+	local name
+
+	mkdir sick
+	for name in leak low lost dirty corrupt; do
+		cp plain.qcow2 sick/$name.qcow2
+	done
+	poke sick/leak.qcow2 $((0x20007)) 02
+	poke sick/low.qcow2 $((0x20007)) 00
+	poke sick/lost.qcow2 $((0x30000)) 00 00 00 40 00 00 00 00
+	poke sick/lost.qcow2 $((0x20007)) 02
+	poke sick/dirty.qcow2 79 01
+	poke sick/corrupt.qcow2 79 02
+	image sick/many.qcow2 -o cluster_size=4k,preallocation=metadata
+	poke sick/many.qcow2 $((0x1000)) 00 00 00 00 00 00 00 00
+	chmod 777 sick
+	chmod 666 sick/*
 }
 
 make_hostile() {
@@ -825,6 +990,42 @@ make_deep() {
 	cp plain.qcow2 chain/deep/512.qcow2
 }
 
+# Somebody writes after the image was opened and before it was locked: what has
+# become larger is not cut.
+test_grown_meanwhile() {
+	local what first
+
+	for what in repair resize; do
+		qemu-img create -q -f qcow2 grown.qcow2 1G
+		qemu-io -c 'write 0 10M' grown.qcow2 >/dev/null
+		if [[ $what == repair ]]; then
+			poke grown.qcow2 $((2 * 65536 + 20)) 0000
+			set -- check --repair grown.qcow2
+		else
+			set -- resize grown.qcow2 64T
+		fi
+		# which call takes the first lock is seen with a copy
+		cp grown.qcow2 copy.qcow2
+		strace -o trace -e trace=fcntl "$tool" "${@/grown/copy}" \
+			>stdout 2>stderr || true
+		first=$(grep -n -m 1 F_OFD_SETLK trace | cut -d : -f 1)
+		strace -o trace -e trace=fcntl \
+			-e inject=fcntl:delay_enter=3000000:when="$first" \
+			"$tool" "$@" >stdout 2>stderr &
+		sleep 1
+		# with free clusters below what was written last
+		qemu-io -d unmap -c 'write -P 9 100M 20M' -c 'discard 100M 8M' \
+			grown.qcow2 >/dev/null
+		wait $! || true
+		ok "$what of an image that grows meanwhile" reads_nine
+	done
+}
+
+reads_nine() {
+	qemu-img check -q grown.qcow2 &&
+		! qemu-io -c 'read -P 9 108M 12M' grown.qcow2 | grep -q failed
+}
+
 make_images
 make_hostile
 make_chains
@@ -845,6 +1046,13 @@ test_bad_chains
 test_data_files
 test_deep
 test_locks
+test_check
+test_repair
+test_check_locks
+test_resize
+test_resize_chain
+test_resize_refused
+test_grown_meanwhile
 test_no_module
 echo "1..$count"
 ((failed == 0))

@@ -257,6 +257,54 @@ static void test_wrap_around(void)
 	fx_destroy(&f);
 }
 
+/*
+ * All that is free waits for commits, or for a reader. A full device has space
+ * again as soon as it can have it.
+ */
+static void test_reclaim(void)
+{
+	struct fixture f;
+	u64 i, end, half;
+	int ret = 0, epoch;
+
+	make_on(&f, MEM_DEVICE, 256 << 10, 1 << 20);
+	for (i = 0; !ret && i < 1 << 20; i += CS)
+		ret = fx_write(&f, i, CS, 1);
+	is_int(ret, -ENOSPC, "a device is full");
+	end = i - CS;
+	half = end / 2 / CS * CS;
+	must(guest_zero(f.img, 0, half, QCOW2_DISCARD));
+	for (i = 0, ret = 0; !ret && i < half; i += CS)
+		ret = fx_write(&f, i, CS, 2);
+	is_int(ret, 0, "what was discarded can be written at once");
+	is_int(qcow2_mode(f.img), QCOW2_READ_WRITE, "without a change of mode");
+	ok(fx_reads(&f, 0, half, 2) && fx_reads(&f, half, end - half, 1),
+	   "all is there");
+	is_int(fx_write(&f, end, CS, 1), -ENOSPC, "and no more");
+
+	must(guest_zero(f.img, 0, half, QCOW2_DISCARD));
+	epoch = port_epoch_enter(&f.img->epoch);
+	is_int(fx_write(&f, 0, CS, 3), -ENOSPC, "nothing is reused under a reader");
+	is_int(fx_write(&f, 0, CS, 3), -ENOSPC, "nor if one asks again");
+	port_epoch_exit(&f.img->epoch, epoch);
+	must(guest_zero(f.img, half, CS, QCOW2_DISCARD));
+	is_int(fx_write(&f, 0, CS, 3), 0,
+	       "what was in vain is tried again when there is more");
+
+	for (i = 0, ret = 0; !ret && i < 1 << 20; i += CS)
+		ret = fx_write(&f, i, CS, 4);
+	is_int(ret, -ENOSPC, "it is full again");
+	must(guest_zero(f.img, 0, half, QCOW2_DISCARD));
+	epoch = port_epoch_enter(&f.img->epoch);
+	is_int(fx_write(&f, 0, CS, 5), -ENOSPC, "and there is a reader again");
+	port_epoch_exit(&f.img->epoch, epoch);
+	is_int(fx_write(&f, 0, CS, 5), -ENOSPC, "nobody has said that he has gone");
+	qcow2_alloc_refresh(f.img);
+	is_int(fx_write(&f, 0, CS, 5), 0, "now somebody has");
+	check(&f, "reclaimed");
+	fx_destroy(&f);
+}
+
 /* Free clusters between others, of which a write takes as many as there are. */
 static void test_holes(void)
 {
@@ -636,6 +684,7 @@ int main(void)
 	test_no_space_to_move();
 	test_wrap_around();
 	test_recycled();
+	test_reclaim();
 	test_holes();
 	test_missing_block();
 	test_uncounted_table();

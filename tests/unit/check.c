@@ -6,84 +6,7 @@
  */
 #include "allocs.h"
 #include "check.h"
-#include "fixture.h"
-
-#define CS 4096ull
-#define COMPRESSED (4 * CS)	/* guest offset of a compressed cluster */
-
-/* Version 3, 4-KiB clusters: where things are on the host. */
-struct full {
-	struct fixture f;
-	u64 table;		/* the one L2 table, shared with the snapshot */
-	u64 snapshots, snapshot_l1;
-	u64 bitmaps, bitmap_table, bitmap_data;
-	u64 compressed;
-};
-
-static void set_be16(struct full *i, u64 at, u16 value)
-{
-	i->f.be.data[at] = value >> 8;
-	i->f.be.data[at + 1] = value;
-}
-
-static void make_snapshot(struct full *i)
-{
-	struct membackend *be = &i->f.be;
-
-	must(mk_share_table(be, 0, 2));
-	must(mk_cluster(be, 1, &i->snapshot_l1));
-	memset(be->data + i->snapshot_l1, 0, CS);
-	mem_set_be64(be, i->snapshot_l1, i->table);
-	must(mk_cluster(be, 1, &i->snapshots));
-	memset(be->data + i->snapshots, 0, CS);
-	mem_set_be64(be, i->snapshots, i->snapshot_l1);
-	mem_set_be32(be, i->snapshots + 8, 1);
-	set_be16(i, i->snapshots + 12, 1);
-	set_be16(i, i->snapshots + 14, 3);
-	mem_set_be32(be, i->snapshots + 36, 16);
-	mem_set_be32(be, 60, 1);
-	mem_set_be64(be, 64, i->snapshots);
-}
-
-static void make_bitmap(struct full *i)
-{
-	struct membackend *be = &i->f.be;
-
-	must(mk_cluster(be, 1, &i->bitmap_data));
-	must(mk_cluster(be, 1, &i->bitmap_table));
-	memset(be->data + i->bitmap_table, 0, CS);
-	mem_set_be64(be, i->bitmap_table, i->bitmap_data);
-	mem_set_be64(be, i->bitmap_table + 8, 1);
-	must(mk_cluster(be, 1, &i->bitmaps));
-	memset(be->data + i->bitmaps, 0, CS);
-	mem_set_be64(be, i->bitmaps, i->bitmap_table);
-	mem_set_be32(be, i->bitmaps + 8, 3);
-	be->data[i->bitmaps + 16] = 1;
-	be->data[i->bitmaps + 17] = 16;
-	set_be16(i, i->bitmaps + 18, 4);
-	mem_set_be32(be, 104, QCOW2_EXT_BITMAPS);
-	mem_set_be32(be, 108, 24);
-	mem_set_be32(be, 112, 1);
-	mem_set_be64(be, 120, 32);
-	mem_set_be64(be, 128, i->bitmaps);
-}
-
-static void make(struct full *i)
-{
-	memset(i, 0, sizeof(*i));
-	fx_make_on(&i->f, MEM_FILE, 0, &(struct mk_image){
-		.cluster_bits = 12, .size = 4 << 20,
-		.autoclear = QCOW2_AUTOCLEAR_BITMAPS });
-	must(mk_map(&i->f.be, 0, QCOW2_DATA, 1, NULL));
-	must(mk_map(&i->f.be, CS, QCOW2_ZERO_ALLOC, 1, NULL));
-	must(mk_map(&i->f.be, 2 * CS, QCOW2_ZERO, 1, NULL));
-	i->table = fx_l1(&i->f, 0) & QCOW2_ENTRY_OFFSET;
-	must(mk_cluster(&i->f.be, 2, &i->compressed));
-	must(mk_set_l2(&i->f.be, COMPRESSED,
-		       QCOW2_ENTRY_COMPRESSED | i->compressed | 1ull << 58));
-	make_snapshot(i);
-	make_bitmap(i);
-}
+#include "full.h"
 
 /* ---- what the check says ---- */
 
@@ -128,7 +51,7 @@ static void finds(struct full *i, const char *text, const char *name)
 {
 	finds_in(&i->f, text, name);
 	mem_destroy(&i->f.be);
-	make(i);
+	full_make(i);
 }
 
 static void is_clean(struct fixture *f, const char *name)
@@ -146,7 +69,7 @@ static void test_l1(void)
 	u64 l1, entry;
 	struct full i;
 
-	make(&i);
+	full_make(&i);
 	is_clean(&i.f, "data, zeros, compressed data, a snapshot, a bitmap");
 	l1 = fx_l1_place(&i.f, 0);
 	entry = fx_l1(&i.f, 0);
@@ -170,7 +93,7 @@ static void test_l2(void)
 	struct full i;
 	u64 entry;
 
-	make(&i);
+	full_make(&i);
 	entry = mem_be64(&i.f.be, i.table);
 	mem_set_be64(&i.f.be, i.table, entry | 2);
 	finds(&i, "reserved bits are set", "reserved bits of an L2 entry");
@@ -209,7 +132,7 @@ static void test_snapshots(void)
 {
 	struct full i;
 
-	make(&i);
+	full_make(&i);
 	mem_set_be64(&i.f.be, i.snapshots, i.snapshot_l1 + 512);
 	finds(&i, "snapshot 0: L1 table at", "a snapshot's L1 table inside a cluster");
 	mem_set_be32(&i.f.be, i.snapshots + 8, U32_MAX);
@@ -231,7 +154,7 @@ static void test_bitmaps(void)
 {
 	struct full i;
 
-	make(&i);
+	full_make(&i);
 	mem_set_be64(&i.f.be, i.bitmap_table, i.bitmap_data | 1);
 	finds(&i, "bitmap 0: entry 0", "a bitmap entry with data and a flag");
 	mem_set_be64(&i.f.be, i.bitmap_table, i.bitmap_data | 2);
@@ -246,7 +169,7 @@ static void test_bitmaps(void)
 	finds(&i, "a bitmap at 0x40000000", "a bitmap's table beyond the end");
 	i.f.be.data[i.bitmaps + 16] = 2;
 	finds(&i, "the bitmap directory", "a bitmap of a type that is not known");
-	set_be16(&i, i.bitmaps + 18, 40);
+	full_set_be16(&i, i.bitmaps + 18, 40);
 	finds(&i, "the bitmap directory", "a bitmap's name beyond its directory");
 	mem_set_be64(&i.f.be, 120, 16);
 	finds(&i, "the bitmap directory", "a bitmap directory that is too small");
@@ -261,7 +184,7 @@ static void test_refcounts(void)
 	struct findings *s;
 	struct full i;
 
-	make(&i);
+	full_make(&i);
 	rt = mem_be64(&i.f.be, 48);
 	mem_set_be64(&i.f.be, rt + 8, 512);
 	finds(&i, "refcount table: entry 1", "a refcount block inside a cluster");
@@ -410,7 +333,7 @@ static void test_failures(void)
 	struct findings *s;
 	struct full i;
 
-	make(&i);
+	full_make(&i);
 	for (n = 1;; n++) {
 		allocs_fail(n, 1);
 		s = check(&i.f);

@@ -2,21 +2,23 @@
 /*
  * Every feature of the format at random: chains that QEMU makes, of raw and
  * qcow2 layers of all kinds, with every kind of entry side by side. The core
- * reads them as QEMU does; what it writes, zeroes and discards passes QEMU's
- * check and compares equal; what QEMU then writes, the core reads.
+ * reads them as QEMU does; what it writes, zeroes, discards, and what a resize
+ * leaves, passes QEMU's check and compares equal; what QEMU then writes, the
+ * core reads. The top may have snapshots, which stay what they were, bitmaps,
+ * and a dirty bit.
  *
  * SEED=N FORMATS_ONLY=M repeats one chain.
  */
 #include "fixture.h"
 #include "inflate.h"
-
-#include <sys/wait.h>
-#include <unistd.h>
+#include "layers.h"
+#include "resize.h"
+#include "shell.h"
 
 #define MAX_LAYERS 4
 #define CHAINS 60
+#define MAX_SIZE (4u << 20)
 
-static char dir[] = "/tmp/dm-qcow2-unit-XXXXXX";
 static char script[16384];	/* what made the chain, for a failure */
 static u64 rng;
 static u64 unread;	/* chains that QEMU could not read itself */
@@ -35,31 +37,13 @@ static bool chance(u32 percent)
 	return rnd(100) < percent;
 }
 
-static int __attribute__((format(printf, 1, 2))) run(const char *fmt, ...)
+/* Every command of a chain. */
+static void remember(const char *cmd)
 {
-	char cmd[8192];
-	va_list ap;
-	int n, status;
-
-	n = snprintf(cmd, sizeof(cmd), "cd %s && { ", dir);
-	va_start(ap, fmt);
-	vsnprintf(cmd + n, sizeof(cmd) - n, fmt, ap);
-	va_end(ap);
 	if (strlen(script) + strlen(cmd) + 2 < sizeof(script)) {
 		strcat(script, "\n");
-		strcat(script, cmd + n);
+		strcat(script, cmd);
 	}
-	strncat(cmd, "; } >out 2>&1", sizeof(cmd) - strlen(cmd) - 1);
-	status = system(cmd);
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
-}
-
-static const char *path(const char *name)
-{
-	static char buf[128];
-
-	snprintf(buf, sizeof(buf), "%s/%s", dir, name);
-	return buf;
 }
 
 struct layer {
@@ -69,6 +53,9 @@ struct layer {
 	bool v2;
 	bool zstd;
 	bool zeros;	/* QEMU writes zeros to it, and discards */
+	bool dirty;	/* refcounts are not what they should be */
+	bool bitmap;
+	u32 snapshots;
 	u32 cluster;
 	u64 size;
 	struct membackend be, data;
@@ -86,7 +73,7 @@ struct chain {
 
 static const char *layer_name(u32 i)
 {
-	static char names[MAX_LAYERS][8];
+	static char names[MAX_LAYERS][16];
 
 	snprintf(names[i], sizeof(names[i]), "l%u", i);
 	return names[i];
@@ -150,9 +137,42 @@ static void choose_layer(struct layer *l, u32 i, u32 nr)
 	l->size = (1 + rnd(32)) * 65536;
 	if (chance(30))
 		l->size += rnd(100) * 512;
+	if (i)
+		return;
+	l->dirty = !l->v2 && chance(20);
+	l->bitmap = !l->v2 && chance(25);
+	if (!l->data_file && chance(40))
+		l->snapshots = 1 + rnd(3);
 }
 
-static void make_layer(struct chain *c, u32 i)
+/* What only the image has that is written. False if QEMU cannot read its own. */
+static bool add_to_top(struct layer *l)
+{
+	u32 i;
+
+	for (i = 0; i < l->snapshots; i++) {
+		must(run("qemu-img snapshot -c s%u l0", i));
+		if (run("qemu-img convert -f qcow2 -O raw -l snapshot.name=s%u l0 s%u",
+			i, i))
+			return false;
+		fill_by_qemu(l, "l0", rnd(12));
+	}
+	if (l->bitmap) {
+		must(run("qemu-img bitmap --add -f qcow2 l0 b0"));
+		must(run("qemu-img bitmap --add --disable -f qcow2 l0 b1"));
+		fill_by_qemu(l, "l0", rnd(4));
+	}
+	if (!l->dirty)
+		return true;
+	/* it ends without closing the image */
+	must(run("qemu-img amend -f qcow2 -o lazy_refcounts=on l0"));
+	must(!run("qemu-io -f qcow2 -c 'write -P 77 0 %llu' -c 'discard 0 %u' %s l0",
+		  (unsigned long long)min_t(u64, l->size, 300000 / 512 * 512),
+		  l->cluster, "-c 'write -P 78 0 512' -c flush -c abort"));
+	return true;
+}
+
+static bool make_layer(struct chain *c, u32 i)
 {
 	struct layer *l = &c->l[i];
 	const char *name = layer_name(i);
@@ -163,7 +183,7 @@ static void make_layer(struct chain *c, u32 i)
 		fill_by_qemu(l, name, 4 + rnd(10));
 		if (chance(50))
 			must(run("truncate -s -100 %s", name));
-		return;
+		return true;
 	}
 	snprintf(opts, sizeof(opts), "cluster_size=%u%s%s%s%s%s", l->cluster,
 		 l->v2 ? ",compat=0.10" : "",
@@ -178,6 +198,7 @@ static void make_layer(struct chain *c, u32 i)
 	must(run("qemu-img create -q -f qcow2 -o %s %s %s %llu", opts, back, name,
 		 (unsigned long long)l->size));
 	fill_by_qemu(l, name, 6 + rnd(16));
+	return i || add_to_top(l);
 }
 
 static void load_layer(struct chain *c, u32 i)
@@ -282,6 +303,29 @@ static bool reads_as_model(struct chain *c)
 	return good;
 }
 
+/* What is remembered of the layers is what is found there. */
+static bool lookups_agree(struct chain *c)
+{
+	struct qcow2_image *img = c->l[0].img;
+	u64 size = c->l[0].size;
+	struct qcow2_mapping m;
+	bool good = true;
+	u32 i;
+
+	for (i = 0; good && i < 200; i++) {
+		u64 at = rnd(size / 512) * 512;
+		u64 len = min((1 + rnd(64)) * 512, size - at);
+
+		if (qcow2_map_peek(img, at, len, &m))
+			must(qcow2_map(img, at, len, &m));
+		good = layers_agree(img, at, len, &m, &rng);
+		if (!good)
+			diag("lookup of %#llx+%#llx", (unsigned long long)at,
+			     (unsigned long long)len);
+	}
+	return good;
+}
+
 /* A discard gives zeros or leaves what is there, sector by sector. */
 static bool discard(struct chain *c, u64 at, u64 len)
 {
@@ -298,6 +342,29 @@ static bool discard(struct chain *c, u64 at, u64 len)
 		memcpy(c->model + at, buf, len);
 	free(buf);
 	return good;
+}
+
+/* The top becomes larger, whatever is below, or smaller. */
+static bool resize(struct chain *c)
+{
+	struct layer *top = &c->l[0];
+	u64 size = chance(70) ? top->size + (1 + rnd(2000)) * 512 :
+		(1 + rnd(top->size / 512)) * 512;
+	struct qcow2_error err;
+	int ret;
+
+	size = min_t(u64, size, MAX_SIZE);
+	ret = qcow2_resize(top->img, size, true, &err);
+	if (ret == -EOPNOTSUPP && (top->v2 || top->bitmap || top->snapshots))
+		return true;
+	if (ret) {
+		diag("to %llu: %s", (unsigned long long)size, err.msg);
+		return false;
+	}
+	if (size > top->size)
+		memset(c->model + top->size, 0, size - top->size);
+	top->size = size;
+	return true;
 }
 
 static bool change(struct chain *c, u32 steps, u64 *generation)
@@ -323,8 +390,10 @@ static bool change(struct chain *c, u32 steps, u64 *generation)
 					   QCOW2_ZERO_FREE : QCOW2_ZERO_KEEP);
 		} else if (what < 90) {
 			good = discard(c, at, len);
-		} else {
+		} else if (what < 97) {
 			good = !qcow2_commit(top->img);
+		} else {
+			good = resize(c);
 		}
 		if (!good)
 			diag("step at %#llx+%#llx (%u): %s", (unsigned long long)at,
@@ -358,50 +427,81 @@ static void describe(struct chain *c)
 			      l->cluster, l->extended ? " extended" : "",
 			      l->v2 ? " v2" : "", l->zstd ? " zstd" : "",
 			      l->data_file ? " data file" : "");
+		n += snprintf(c->what + n, sizeof(c->what) - n, "%s%s%s",
+			      l->dirty ? " dirty" : "",
+			      l->bitmap ? " bitmap" : "",
+			      l->snapshots ? " snapshots" : "");
 	}
+}
+
+static bool says_no(bool failed)
+{
+	if (failed)
+		run("cat out >&2");
+	return failed;
+}
+
+/*
+ * Nothing is wrong with the top, and it holds the model. @status is what may be
+ * wrong: 3 for clusters that are still counted. What is dirty, and has to stay
+ * so, is repaired first.
+ */
+static bool qemu_agrees(struct chain *c, int status)
+{
+	const struct layer *top = &c->l[0];
+	u32 i;
+
+	save_top(c);
+	if (top->dirty) {
+		if (!(mem_be64(&top->be, 72) & QCOW2_INCOMPAT_DIRTY) ||
+		    says_no(run("cp l0 clean && qemu-img check -q -r all -f qcow2 clean")))
+			return false;
+	} else {
+		must(run("cp l0 clean"));
+	}
+	if (says_no(run("qemu-img check -f qcow2 clean; [ $? = 0 -o $? = %d ]",
+			status)) ||
+	    says_no(run("qemu-img compare -f raw -F qcow2 model clean")))
+		return false;
+	for (i = 0; i < top->snapshots; i++)
+		if (says_no(run("qemu-img convert -f qcow2 -O raw -l %s%u clean s && %s%u) s s%u",
+				"snapshot.name=s", i, "cmp -n $(stat -c %s s",
+				i, i)))
+			return false;
+	/* both are marked as not kept up to date */
+	return !top->bitmap ||
+		!says_no(run("[ $(qemu-img info clean | grep -c in-use) = 2 ]"));
 }
 
 static bool one_chain(struct chain *c)
 {
 	u64 generation = 0;
+	bool made = true;
 	u32 i;
 
 	c->nr = 1 + rnd(MAX_LAYERS);
 	for (i = 0; i < c->nr; i++)
 		choose_layer(&c->l[i], i, c->nr);
 	describe(c);
-	run("rm -f l? l?d");
+	run("rm -f l? l?d s?");
 	for (i = c->nr; i-- > 0;)
-		make_layer(c, i);
-	c->model = malloc(c->l[0].size);
-	if (!load_model(c)) {
+		made = make_layer(c, i) && made;
+	c->model = malloc(MAX_SIZE);
+	if (!made || !load_model(c)) {
 		unread++;
 		return true;
 	}
 	open_chain(c);
-	if (!reads_as_model(c))
+	if (!lookups_agree(c) || !reads_as_model(c))
 		return false;
 	for (i = 0; i < 3; i++) {
 		if (!change(c, 25, &generation) || !reads_as_model(c) ||
-		    qcow2_commit(c->l[0].img))
+		    qcow2_commit(c->l[0].img) || !qemu_agrees(c, 3))
 			return false;
-		save_top(c);
-		/* what was freed just now may still be counted: 3 */
-		if (run("qemu-img check -f qcow2 l0; [ $? = 0 -o $? = 3 ]")) {
-			run("cat out >&2");
-			return false;
-		}
 	}
-	if (close_chain(c))
+	if (close_chain(c) || !qemu_agrees(c, 0))
 		return false;
-	save_top(c);
 	drop_chain(c);
-	if (run("qemu-img check -f qcow2 l0")) {
-		run("cat out >&2");
-		return false;
-	}
-	if (run("qemu-img compare -f raw -F qcow2 model l0"))
-		return false;
 	fill_by_qemu(&c->l[0], "l0", 8);
 	if (!load_model(c)) {
 		unread++;
@@ -434,8 +534,8 @@ int main(void)
 	const char *seed_text = getenv("SEED"), *only = getenv("FORMATS_ONLY");
 	u64 seed = seed_text ? strtoull(seed_text, NULL, 0) : 1, i;
 
-	if (!mkdtemp(dir))
-		return 1;
+	shell_start();
+	shell_seen = remember;
 	if (run("qemu-img --version && qemu-io --version")) {
 		tap_skip("QEMU", "no qemu-img or qemu-io");
 		return tap_end();
@@ -450,9 +550,7 @@ int main(void)
 	if (!only)
 		ok(unread < CHAINS / 10, "QEMU reads %llu of %u chains",
 		   (unsigned long long)(CHAINS - unread), CHAINS);
-	if (!getenv("FORMATS_KEEP")) {
-		run("rm -f *");
-		rmdir(dir);
-	}
+	if (!getenv("FORMATS_KEEP"))
+		shell_end();
 	return tap_end();
 }

@@ -4,6 +4,7 @@
  * zeroed around them, what happens when it goes wrong, and who waits for whom.
  */
 #include "fixture.h"
+#include "resize.h"
 
 #define CS 4096ull
 
@@ -507,6 +508,133 @@ static void test_fua(void)
 	fx_destroy(&f);
 }
 
+/* The base is a device that ends inside its last cluster. */
+static void test_base_cut_short(void)
+{
+	struct qcow2_layer below = { .size = 2 * CS };
+	struct fixture f, base;
+	u64 host;
+
+	fx_make_on(&base, MEM_DEVICE, 1 << 20, &(struct mk_image){
+		.cluster_bits = 12, .size = 2 * CS });
+	must(mk_map(&base.be, CS, QCOW2_DATA, 1, &host));
+	base.be.size = host + 1024;
+	fx_store(&base, host, CS, 1024, 1);
+	fx_open(&base);
+	below.img = base.img;
+
+	fx_make_on(&f, MEM_FILE, 0, &(struct mk_image){
+		.cluster_bits = 12, .size = 2 * CS, .backing = "base" });
+	must(mem_open_over(&f.be, 0, &below, &f.img, &f.err));
+	is_int(fx_write(&f, CS + 2048, 512, 2), 0, "over a cluster that is cut short");
+	ok(fx_reads(&f, CS, 1024, 1) && fx_reads(&f, CS + 1024, 1024, 0) &&
+	   fx_reads(&f, CS + 2048, 512, 2) && fx_reads(&f, CS + 2560, 1536, 0),
+	   "the rest of it is zeros");
+	must(fx_close(&f));
+	fx_destroy(&f);
+	fx_destroy(&base);
+}
+
+/* A data file need not be larger than the disk, whatever a cluster is. */
+static void test_data_file_of_size(bool raw)
+{
+	const u64 size = 2 * CS + 1024;
+	struct qcow2_store data;
+	struct qcow2_config cfg = { .data = &data };
+	struct membackend d;
+	struct fixture f;
+
+	mem_init(&d, MEM_DEVICE, size);
+	data = (struct qcow2_store){ d.ops, &d };
+	fx_make_on(&f, MEM_FILE, 0, &(struct mk_image){
+		.cluster_bits = 12, .size = size,
+		.incompatible = QCOW2_INCOMPAT_DATA_FILE,
+		.autoclear = raw ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0 });
+	must(qcow2_image_open(f.be.ops, &f.be, &cfg, &f.img, &f.err));
+	is_int(fx_write(&f, size - 512, 512, 1), 0, "the last sector is written");
+	ok(fx_reads(&f, 2 * CS, 512, 0) && fx_reads(&f, size - 512, 512, 1),
+	   "and is there");
+	is_int(guest_zero(f.img, 2 * CS, 1024, QCOW2_ZERO_FREE), 0,
+	       "the last cluster becomes zeros");
+	ok(fx_reads(&f, 2 * CS, 1024, 0), "it reads so");
+	if (raw)
+		ok(fx_holds(d.data + 2 * CS, 2 * CS, 1024, 0),
+		   "without the image, too");
+	is_int(fx_write(&f, 2 * CS, 512, 3), 0, "and is written again");
+	ok(fx_reads(&f, 2 * CS, 512, 3) && fx_reads(&f, size - 512, 512, 0),
+	   "and is there again");
+	must(fx_close(&f));
+	fx_destroy(&f);
+	mem_destroy(&d);
+}
+
+/* An image of @clusters with an empty raw data file. */
+static void make_raw(struct fixture *f, struct membackend *d,
+		     struct qcow2_store *data, u64 clusters)
+{
+	mem_init(d, MEM_FILE, 0);
+	*data = (struct qcow2_store){ d->ops, d };
+	fx_make_on(f, MEM_FILE, 0, &(struct mk_image){
+		.cluster_bits = 12, .size = clusters * CS,
+		.incompatible = QCOW2_INCOMPAT_DATA_FILE,
+		.autoclear = QCOW2_AUTOCLEAR_DATA_FILE_RAW });
+}
+
+/* What a data file has behind what is written stays, and so does its length. */
+static void test_data_file_stays(void)
+{
+	struct qcow2_store data;
+	struct qcow2_config cfg = { .data = &data };
+	struct membackend d;
+	struct fixture f;
+
+	make_raw(&f, &d, &data, 4);
+	must(d.ops->grow(&d, 4 * CS));
+	fx_fill(d.data + 3 * CS, 3 * CS, CS, 1);
+	must(qcow2_image_open(f.be.ops, &f.be, &cfg, &f.img, &f.err));
+	must(fx_write(&f, 0, CS, 2));
+	must(fx_close(&f));
+	ok(d.size == 4 * CS && fx_holds(d.data + 3 * CS, 3 * CS, CS, 1),
+	   "a data file keeps what it had");
+
+	must(qcow2_image_open(f.be.ops, &f.be, &cfg, &f.img, &f.err));
+	must(fx_write(&f, CS, CS, 2));
+	must(qcow2_resize(f.img, 8 * CS, false, &f.err));
+	must(fx_close(&f));
+	is_int(d.size, 8 * CS, "and is as long as a disk that has grown");
+
+	/* one that was shorter than what the image says is in it */
+	must(d.ops->trim(&d, CS));
+	must(mk_set_l2(&f.be, 6 * CS, 6 * CS | QCOW2_ENTRY_COPIED));
+	must(qcow2_image_open(f.be.ops, &f.be, &cfg, &f.img, &f.err));
+	must(fx_write(&f, 6 * CS, CS, 3));
+	must(fx_close(&f));
+	ok(d.size >= 7 * CS && fx_holds(d.data + 6 * CS, 6 * CS, CS, 3),
+	   "it keeps what was overwritten where it had nothing");
+	fx_destroy(&f);
+	mem_destroy(&d);
+}
+
+/* The zeros of a raw data file are there before the image says so. */
+static void test_raw_zeros_first(void)
+{
+	struct qcow2_store data;
+	struct qcow2_config cfg = { .data = &data };
+	struct membackend d;
+	struct fixture f;
+
+	make_raw(&f, &d, &data, 2);
+	must(qcow2_image_open(f.be.ops, &f.be, &cfg, &f.img, &f.err));
+	must(fx_write(&f, 0, CS, 1));
+	mem_fail(&d, MEM_ZERO, 1, -EIO);
+	is_int(guest_zero(f.img, 0, CS, QCOW2_ZERO_FREE), -EIO,
+	       "zeros that cannot be written");
+	ok(fx_reads(&f, 0, CS, 1), "are not read, either");
+	must(fx_close(&f));
+	fx_destroy(&f);
+	mem_destroy(&d);
+}
+
 int main(void)
 {
 	test_kinds_on(MEM_FILE);
@@ -525,5 +653,10 @@ int main(void)
 	test_steps();
 	test_fresh();
 	test_fua();
+	test_base_cut_short();
+	test_data_file_of_size(false);
+	test_data_file_of_size(true);
+	test_data_file_stays();
+	test_raw_zeros_first();
 	return tap_end();
 }

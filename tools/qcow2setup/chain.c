@@ -250,6 +250,48 @@ static enum result step_down(struct walk *w, const struct image *img,
 	return ret;
 }
 
+static struct walk *start(const struct options *opt, struct chain *chain)
+{
+	struct walk *w = xcalloc(1, sizeof(*w));
+
+	memset(chain, 0, sizeof(*chain));
+	chain->layers = xcalloc(MAX_LAYERS, sizeof(*chain->layers));
+	w->opt = opt;
+	w->chain = chain;
+	return w;
+}
+
+static enum result finish(struct walk *w, enum result ret)
+{
+	if (!ret)
+		set_broken(w, NULL);
+	log_context(NULL);
+	free(w);
+	return ret;
+}
+
+/* @top has been added. One image is open at a time, beside it. */
+static enum result walk_down(struct walk *w, const struct image *top)
+{
+	const struct image *img = top;
+	struct image layer;
+	enum result ret = OK;
+
+	while (!ret && img && img->hdr.backing_file.offset) {
+		struct image below;
+		bool more;
+
+		ret = step_down(w, img, &below, &more);
+		if (img != top)
+			image_close(&layer);
+		layer = below;
+		img = more ? &layer : NULL;
+	}
+	if (img && img != top)
+		image_close(&layer);
+	return ret;
+}
+
 /**
  * chain_walk() - find the other files that an image needs
  * @top: the image
@@ -264,33 +306,38 @@ static enum result step_down(struct walk *w, const struct image *img,
 enum result chain_walk(const struct image *top, const struct options *opt,
 		       struct chain *chain)
 {
-	struct walk *w = xcalloc(1, sizeof(*w));
-	const struct image *img = top;
-	struct image layer;
+	struct walk *w = start(opt, chain);
+	enum result ret = add_image(w, top, opt->data_file);
+
+	if (!ret)
+		ret = walk_down(w, top);
+	return finish(w, ret);
+}
+
+/**
+ * chain_below() - find the files that an image would need below it
+ * @path: of its backing file
+ * @format: of that: "qcow2" or "raw"
+ * @opt: what the user says of the formats of others
+ * @chain: filled in as far as the walk came, for chain_free() in either case
+ *
+ * Return: OK, or what to exit with.
+ */
+enum result chain_below(const char *path, const char *format,
+			const struct options *opt, struct chain *chain)
+{
+	struct walk *w = start(opt, chain);
+	struct image img;
 	enum result ret;
 
-	memset(chain, 0, sizeof(*chain));
-	chain->layers = xcalloc(MAX_LAYERS, sizeof(*chain->layers));
-	w->opt = opt;
-	w->chain = chain;
-	ret = add_image(w, top, opt->data_file);
-	while (!ret && img && img->hdr.backing_file.offset) {
-		struct image below;
-		bool more;
-
-		ret = step_down(w, img, &below, &more);
-		if (img != top)
-			image_close(&layer);
-		layer = below;
-		img = more ? &layer : NULL;
+	if (!strcmp(format, "raw"))
+		return finish(w, add_raw(w, path));
+	ret = open_layer(w, path, &img);
+	if (!ret) {
+		ret = walk_down(w, &img);
+		image_close(&img);
 	}
-	if (img && img != top)
-		image_close(&layer);
-	if (!ret)
-		set_broken(w, NULL);
-	log_context(NULL);
-	free(w);
-	return ret;
+	return finish(w, ret);
 }
 
 /**

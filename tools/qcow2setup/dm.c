@@ -4,6 +4,7 @@
  * knows libdevmapper.
  */
 #include <errno.h>
+#include <signal.h>
 #include <libdevmapper.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,15 +34,23 @@ static void __printf(5, 6) log_dm(int level, const char *file, int line,
 	free(msg);
 }
 
-static struct dm_task *task(int type, const char *name)
+static struct dm_task *flushing_task(int type, const char *name)
 {
 	struct dm_task *t;
 
 	dm_log_with_errno_init(log_dm);
 	t = dm_task_create(type);
-	if (!t)
-		return NULL;
-	if ((!name || dm_task_set_name(t, name)) && dm_task_no_flush(t))
+	if (!t || !name || dm_task_set_name(t, name))
+		return t;
+	dm_task_destroy(t);
+	return NULL;
+}
+
+static struct dm_task *task(int type, const char *name)
+{
+	struct dm_task *t = flushing_task(type, name);
+
+	if (!t || dm_task_no_flush(t))
 		return t;
 	dm_task_destroy(t);
 	return NULL;
@@ -213,7 +222,7 @@ static char *find_params(struct dm_task *t)
 	return NULL;
 }
 
-static uint64_t count_sectors(struct dm_task *t)
+static void measure(struct dm_task *t, struct device *dev)
 {
 	uint64_t start = 0, length = 0;
 	char *type, *params;
@@ -222,8 +231,9 @@ static uint64_t count_sectors(struct dm_task *t)
 	do {
 		next = dm_get_next_target(t, next, &start, &length, &type,
 					  &params);
+		dev->targets++;
 	} while (next);
-	return start + length;
+	dev->sectors = start + length;
 }
 
 /* Returns 0 or a negative errno. */
@@ -246,7 +256,7 @@ static int query(const char *name, bool table, struct device *dev)
 		dev->suspended = info.suspended;
 		dev->deferred = info.deferred_remove;
 		dev->open_count = info.open_count;
-		dev->sectors = count_sectors(t);
+		measure(t, dev);
 		dev->params = find_params(t);
 	} else if (!err) {
 		dev->status = find_params(t);
@@ -353,8 +363,11 @@ static int step(int type, const char *name, uint64_t sectors,
 	int err = EINVAL;
 
 	if (t && (!params || dm_task_add_target(t, 0, sectors, TARGET, params)) &&
-	    (!read_only || dm_task_set_ro(t)) &&
-	    (type != DM_DEVICE_RESUME || dm_task_set_cookie(t, &cookie, 0))) {
+	    (!read_only || dm_task_set_ro(t))) {
+		/* without a cookie nobody waits for udev, but the device runs */
+		if (type == DM_DEVICE_RESUME &&
+		    !dm_task_set_cookie(t, &cookie, 0))
+			cookie = 0;
 		err = run(t);
 		if (cookie)
 			dm_udev_wait(cookie);
@@ -400,6 +413,80 @@ enum result dm_create(const char *name, uint64_t sectors, const char *params,
 	free(reason);
 	dm_remove(name, false);
 	return ret;
+}
+
+/* The message "resize", to the image's only target. */
+static int message(const char *name, uint64_t bytes)
+{
+	struct dm_task *t = task(DM_DEVICE_TARGET_MSG, name);
+	char words[40];
+	int err = EINVAL;
+
+	snprintf(words, sizeof(words), "resize %llu", (unsigned long long)bytes);
+	if (t && dm_task_set_sector(t, 0) && dm_task_set_message(t, words))
+		err = run(t);
+	if (t)
+		dm_task_destroy(t);
+	return err;
+}
+
+/* With all that is written flushed, and filesystems frozen. */
+static int suspend(const char *name)
+{
+	struct dm_task *t = flushing_task(DM_DEVICE_SUSPEND, name);
+	int err = t ? run(t) : ENOMEM;
+
+	if (t)
+		dm_task_destroy(t);
+	return err;
+}
+
+/**
+ * dm_resize() - make a device and its image larger
+ * @dev: the device; it runs, and its table has one target
+ * @bytes: size of the image
+ * @sectors: length of the device in sectors of 512 bytes
+ *
+ * Nothing is printed while the device is suspended: it could have to go there.
+ * Signals wait: who is ended then leaves a device that hangs everybody.
+ *
+ * Return: OK, or what to exit with; whatever happened is said, and the device
+ * runs, unless that is what failed.
+ */
+enum result dm_resize(const struct device *dev, uint64_t bytes, uint64_t sectors)
+{
+	const char *name = dev->name;
+	int log = kmsg_start(), err, load = 0, resume;
+	sigset_t all, old;
+	char *reason;
+
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, &old);
+	err = suspend(name);
+	if (err) {
+		sigprocmask(SIG_SETMASK, &old, NULL);
+		log_err("%s was not resized, because it could not be suspended: %s.",
+			name, strerror(err));
+		free(kmsg_finish(log, TARGET ": "));
+		return FAILED;
+	}
+	err = message(name, bytes);
+	if (!err)
+		load = step(DM_DEVICE_RELOAD, name, sectors, dev->params, false);
+	resume = step(DM_DEVICE_RESUME, name, 0, NULL, false);
+	sigprocmask(SIG_SETMASK, &old, NULL);
+	reason = kmsg_finish(log, TARGET ": ");
+	if (err)
+		log_err("%s was not resized: the kernel says: %s.", name,
+			reason ?: strerror(err));
+	else if (load)
+		log_err("The image of %s has %llu bytes now, but the device is as long as before: the kernel did not take the longer table: %s. To resize it to the same size tries again.",
+			name, (unsigned long long)bytes, reason ?: strerror(load));
+	if (resume)
+		log_err("%s is still suspended: %s. 'dmsetup resume %s' tries again.",
+			name, strerror(resume), name);
+	free(reason);
+	return err || load || resume ? FAILED : OK;
 }
 
 /**

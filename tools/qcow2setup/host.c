@@ -16,16 +16,25 @@
 
 #include "qcow2setup.h"
 
-/* The path as it was given, from the root: symbolic links keep their names. */
-static char *absolute(const char *path)
+/**
+ * host_absolute() - a path as it was given, but from the root
+ * @path: the path; symbolic links in it keep their names
+ *
+ * Return: a string to free; NULL, with a message, if the working directory has
+ * no name.
+ */
+char *host_absolute(const char *path)
 {
 	char *cwd, *abs;
 
 	if (*path == '/')
 		return xstrndup(path, strlen(path));
 	cwd = getcwd(NULL, 0);
-	if (!cwd)
+	if (!cwd) {
+		log_err("The working directory cannot be named: %s. Give the path of the image from the root.",
+			strerror(errno));
 		return NULL;
+	}
 	while (path[0] == '.' && path[1] == '/')
 		path += 2 + strspn(path + 2, "/");
 	abs = xasprintf("%s/%s", strcmp(cwd, "/") ? cwd : "", path);
@@ -71,6 +80,27 @@ static enum result check_type(const char *path, mode_t mode)
 	return WRONG_DEVICE;
 }
 
+static enum result cannot_create(const char *path, int err)
+{
+	switch (err) {
+	case EACCES:
+	case EPERM:
+		log_err("No permission to write %s.", path);
+		return NO_PERMISSION;
+	case EBUSY:
+		log_err("%s is in use: it is mounted, or part of another device.",
+			path);
+		return BUSY;
+	case EEXIST:
+		log_err("%s is a link to nothing, or has just been made by somebody else.",
+			path);
+		return BUSY;
+	default:
+		log_err("%s cannot be written: %s.", path, strerror(err));
+		return WRONG_DEVICE;
+	}
+}
+
 static enum result get_sizes(struct host *host, const struct stat *st)
 {
 	host->dev = S_ISBLK(st->st_mode) ? st->st_rdev : st->st_dev;
@@ -87,6 +117,36 @@ static enum result get_sizes(struct host *host, const struct stat *st)
 		}
 	}
 	return OK;
+}
+
+/* What is open at host->fd, and where. */
+/**
+ * host_size() - look again how large it is
+ * @host: an open host
+ *
+ * Return: OK, or what to exit with.
+ */
+enum result host_size(struct host *host)
+{
+	struct stat st;
+
+	return fstat(host->fd, &st) < 0 ? cannot_open(host->path, errno) :
+		get_sizes(host, &st);
+}
+
+static enum result fill_in(struct host *host, const char *path)
+{
+	struct stat st;
+	enum result ret;
+
+	host->path = host_absolute(path);
+	if (!host->path)
+		return FAILED;
+	if (fstat(host->fd, &st) < 0)
+		return cannot_open(path, errno);
+	/* It may have been replaced in between. */
+	ret = check_type(path, st.st_mode);
+	return ret ?: get_sizes(host, &st);
 }
 
 /**
@@ -112,19 +172,10 @@ enum result host_open(const char *path, struct host *host)
 	host->fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (host->fd < 0)
 		return cannot_open(path, errno);
-	host->path = absolute(path);
-	if (!host->path) {
-		log_err("The working directory cannot be named: %s. Give the path of the image from the root.",
-			strerror(errno));
-		ret = FAILED;
-	} else if (fstat(host->fd, &st) < 0) {
-		ret = cannot_open(path, errno);
-	} else {
-		/* It may have been replaced in between. */
-		ret = check_type(path, st.st_mode);
-	}
-	if (!ret)
-		ret = get_sizes(host, &st);
+	ret = fill_in(host, path);
+	/* while it is attached the kernel writes past what is cached of it */
+	if (!ret && host->block_device)
+		posix_fadvise(host->fd, 0, 0, POSIX_FADV_DONTNEED);
 	if (ret)
 		host_close(host);
 	return ret;
@@ -141,6 +192,93 @@ void host_close(struct host *host)
 	host->fd = -1;
 	free(host->path);
 	host->path = NULL;
+}
+
+static int open_existing(const char *path, mode_t mode)
+{
+	/* the kernel refuses it for a device that somebody else has claimed */
+	int claim = S_ISBLK(mode) ? O_EXCL : 0;
+
+	return open(path, O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | claim);
+}
+
+/**
+ * host_create() - open what a new image, or a file of one, will be in
+ * @path: as the user gave it, or absolute
+ * @force: it may exist
+ * @host: filled in on success, open for writing, too
+ * @created: whether it did not exist
+ *
+ * The contents of what exists stay.
+ *
+ * Return: OK, or what to exit with.
+ */
+enum result host_create(const char *path, bool force, struct host *host,
+			bool *created)
+{
+	enum result ret;
+	struct stat st;
+
+	memset(host, 0, sizeof(*host));
+	host->fd = -1;
+	*created = stat(path, &st) < 0;
+	if (*created && errno != ENOENT)
+		return cannot_create(path, errno);
+	if (*created) {
+		host->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC,
+				0644);
+	} else {
+		ret = check_type(path, st.st_mode);
+		if (ret)
+			return ret;
+		if (!force) {
+			log_err("%s exists already. --force overwrites what is in it.",
+				path);
+			return BUSY;
+		}
+		host->fd = open_existing(path, st.st_mode);
+	}
+	if (host->fd < 0)
+		return cannot_create(path, errno);
+	ret = fill_in(host, path);
+	if (ret) {
+		if (*created)
+			unlink(path);
+		host_close(host);
+	}
+	return ret;
+}
+
+/**
+ * host_empty() - a file loses its contents; a device keeps them
+ * @host: open for writing
+ *
+ * Return: OK, or what to exit with.
+ */
+enum result host_empty(struct host *host)
+{
+	if (host->block_device || !host->size)
+		return OK;
+	if (ftruncate(host->fd, 0) < 0)
+		return cannot_create(host->path, errno);
+	host->size = 0;
+	return OK;
+}
+
+/**
+ * host_undo() - close what did not become an image
+ * @host: from host_create(), or closed
+ * @created: from there, too: then it is removed, and otherwise emptied
+ */
+void host_undo(struct host *host, bool created)
+{
+	if (host->fd < 0)
+		return;
+	if (created)
+		unlink(host->path);
+	else
+		host_empty(host);
+	host_close(host);
 }
 
 /**
@@ -173,6 +311,45 @@ enum result host_writable(const struct host *host)
 	return OK;
 }
 
+static bool is_host(const struct host *host, const struct stat *st)
+{
+	if (host->block_device)
+		return S_ISBLK(st->st_mode) && host->dev == st->st_rdev;
+	return host->dev == st->st_dev && host->ino == st->st_ino;
+}
+
+/**
+ * host_open_writable() - open it for writing, too
+ * @host: an open host
+ *
+ * A block device is claimed, so that it cannot be in use otherwise.
+ *
+ * Return: OK, or what to exit with; @host is still open for reading then.
+ */
+enum result host_open_writable(struct host *host)
+{
+	int fd = open(host->path, O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC |
+		      (host->block_device ? O_EXCL : 0));
+	struct stat st;
+	int err = errno;
+
+	if (fd < 0 && err == EBUSY)
+		return in_use(host);
+	if (fd < 0) {
+		log_err("%s cannot be written: %s.", host->path, strerror(err));
+		return err == EACCES || err == EPERM ? NO_PERMISSION :
+			WRONG_DEVICE;
+	}
+	if (fstat(fd, &st) < 0 || !is_host(host, &st)) {
+		log_err("%s was replaced just now. Try again.", host->path);
+		close(fd);
+		return FAILED;
+	}
+	close(host->fd);
+	host->fd = fd;
+	return OK;
+}
+
 /**
  * host_same() - do both mean the same file or device?
  * @host: an open host
@@ -188,9 +365,5 @@ bool host_same(const struct host *host, const char *path)
 	if (sscanf(path, "%u:%u", &major_nr, &minor_nr) == 2)
 		return host->block_device &&
 			host->dev == makedev(major_nr, minor_nr);
-	if (*path != '/' || stat(path, &st) < 0)
-		return false;
-	if (host->block_device)
-		return S_ISBLK(st.st_mode) && host->dev == st.st_rdev;
-	return host->dev == st.st_dev && host->ino == st.st_ino;
+	return *path == '/' && !stat(path, &st) && is_host(host, &st);
 }

@@ -92,20 +92,20 @@ static const char *skip_file(const char *name)
 }
 
 /**
- * image_not_a_path() - does a name in an image mean something else than a file?
- * @img: the image
- * @s: where the name is
+ * name_not_a_path() - does a name in an image mean something else than a file?
+ * @s: the name
+ * @len: its length in bytes
  *
  * Return: NULL if it means a file; else the name and why not, for a sentence, to
  * free.
  */
-char *image_not_a_path(const struct image *img, struct qcow2_header_string s)
+char *name_not_a_path(const char *s, size_t len)
 {
 	const char *why = NULL;
-	char *name = xstrndup(img->buf + s.offset, s.len);
+	char *name = xstrndup(s, len);
 	char *text = NULL;
 
-	if (strlen(name) < s.len)
+	if (strlen(name) < len)
 		why = "whose name has a NUL in it";
 	else if (!*name)
 		why = "whose name is empty";
@@ -122,27 +122,48 @@ char *image_not_a_path(const struct image *img, struct qcow2_header_string s)
 }
 
 /**
- * image_path() - the path that a name in an image means
+ * name_path() - the path that a name in an image means
+ * @name: the name; name_not_a_path() says that it is one
+ * @image: the absolute path of the image
+ *
+ * Return: absolute; a relative name begins where the image is. To free.
+ */
+char *name_path(const char *name, const char *image)
+{
+	const char *rest = skip_file(name);
+
+	if (*rest == '/')
+		return xstrndup(rest, strlen(rest));
+	while (rest[0] == '.' && rest[1] == '/')
+		rest += 2 + strspn(rest + 2, "/");
+	return xasprintf("%.*s%s", (int)(strrchr(image, '/') + 1 - image), image,
+			 rest);
+}
+
+/**
+ * image_not_a_path() - name_not_a_path() of a name in an open image
+ * @img: the image
+ * @s: where the name is
+ *
+ * Return: as name_not_a_path().
+ */
+char *image_not_a_path(const struct image *img, struct qcow2_header_string s)
+{
+	return name_not_a_path(img->buf + s.offset, s.len);
+}
+
+/**
+ * image_path() - name_path() of a name in an open image
  * @img: the image
  * @s: where the name is; image_not_a_path() says that it is one
  *
- * Return: absolute; a relative name begins where the image is. To free.
+ * Return: as name_path().
  */
 char *image_path(const struct image *img, struct qcow2_header_string s)
 {
 	char *name = xstrndup(img->buf + s.offset, s.len);
-	const char *rest = skip_file(name);
-	const char *dir = img->host.path;
-	char *path;
+	char *path = name_path(name, img->host.path);
 
-	if (*rest == '/') {
-		path = xstrndup(rest, strlen(rest));
-	} else {
-		while (rest[0] == '.' && rest[1] == '/')
-			rest += 2 + strspn(rest + 2, "/");
-		path = xasprintf("%.*s%s", (int)(strrchr(dir, '/') + 1 - dir),
-				 dir, rest);
-	}
 	free(name);
 	return path;
 }
@@ -176,7 +197,7 @@ static const char *no_device_reason(struct image *img)
 		return img->text;
 	}
 	if (h->size < 512) {
-		img->advice = "'qemu-img resize' gives it one.";
+		img->advice = "'qcow2setup resize' gives it one.";
 		return "has no virtual size, so that there is nothing to map";
 	}
 	return NULL;
@@ -186,20 +207,12 @@ static const char *read_only_reason(const struct qcow2_header *h,
 				    const char **advice)
 {
 	if (h->incompatible & QCOW2_INCOMPAT_CORRUPT) {
-		*advice = "'qemu-img check -r all' repairs it.";
+		*advice = "'qcow2setup check --repair' repairs it.";
 		return "is marked corrupt";
 	}
-	if (h->incompatible & QCOW2_INCOMPAT_DIRTY) {
-		*advice = "'qemu-img check -r all' repairs it.";
-		return "is marked dirty: a writer did not close it";
-	}
-	if (h->nb_snapshots) {
-		*advice = "'qemu-img snapshot -d' deletes one.";
-		return "has internal snapshots";
-	}
-	if (h->nb_bitmaps) {
-		*advice = "'qemu-img bitmap --remove' removes one.";
-		return "has persistent bitmaps";
+	if (h->nb_snapshots && qcow2_external(h)) {
+		*advice = "'qemu-img snapshot -d' deletes a snapshot.";
+		return "has internal snapshots and an external data file";
 	}
 	*advice = NULL;
 	return NULL;

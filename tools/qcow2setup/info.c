@@ -123,11 +123,6 @@ static json_object *json_place(const struct image *img,
 	return s.offset ? text_json(img->buf + s.offset, s.len) : NULL;
 }
 
-static void add_u64(json_object *o, const char *key, uint64_t value)
-{
-	json_object_object_add(o, key, json_object_new_uint64(value));
-}
-
 static json_object *json_features(const struct qcow2_header *h)
 {
 	json_object *o = json_object_new_object();
@@ -147,7 +142,7 @@ static json_object *json_host(const struct host *host)
 
 	json_object_object_add(o, "type", json_words(host->block_device ?
 						     "block device" : "file"));
-	add_u64(o, "size", host->size);
+	json_add_u64(o, "size", host->size);
 	/* of a device nobody knows */
 	json_object_object_add(o, "allocated", host->block_device ? NULL :
 			       json_object_new_uint64(host->allocated));
@@ -176,14 +171,14 @@ static void print_json(const struct found *f)
 
 	json_object_object_add(o, "image", text_json(path, strlen(path)));
 	json_object_object_add(o, "format", json_words("qcow2"));
-	add_u64(o, "version", h->version);
-	add_u64(o, "virtual_size", h->size);
-	add_u64(o, "cluster_size", qcow2_cluster_size(h));
-	add_u64(o, "refcount_bits", 1u << h->refcount_order);
-	add_u64(o, "l1_entries", h->l1_entries);
+	json_add_u64(o, "version", h->version);
+	json_add_u64(o, "virtual_size", h->size);
+	json_add_u64(o, "cluster_size", qcow2_cluster_size(h));
+	json_add_u64(o, "refcount_bits", 1u << h->refcount_order);
+	json_add_u64(o, "l1_entries", h->l1_entries);
 	json_object_object_add(o, "features", json_features(h));
-	add_u64(o, "snapshots", h->nb_snapshots);
-	add_u64(o, "bitmaps", h->nb_bitmaps);
+	json_add_u64(o, "snapshots", h->nb_snapshots);
+	json_add_u64(o, "bitmaps", h->nb_bitmaps);
 	json_object_object_add(o, "backing_file",
 			       json_place(img, h->backing_file));
 	json_object_object_add(o, "backing_format",
@@ -363,12 +358,18 @@ static void print_text(const struct found *f)
 
 /* ---------------------------------------------------------------- */
 
-/*
+/**
+ * find_device() - is it a device that is meant?
+ * @arg: an image or a device, as the user gave it
+ * @dev: filled in if it is, for device_free()
+ *
  * A path is a path, unless it is the node of one of our own devices. A word
  * without a slash is a file if there is one, so that it means the same to every
  * user, and else a device.
+ *
+ * Return: whether it is one of ours.
  */
-static bool find_device(const char *arg, struct device *dev)
+bool find_device(const char *arg, struct device *dev)
 {
 	struct stat st;
 

@@ -252,6 +252,8 @@ char *line_params(const struct chain *chain, const struct options *opt)
 	}
 	if (opt->no_discard_passdown)
 		add(&w, xasprintf("no_discard_passdown"));
+	if (opt->buffered_backing)
+		add(&w, xasprintf("buffered_backing"));
 	add_layers(&w, chain);
 	if (w.count)
 		params = xasprintf("%s %u%s", path, w.count, w.text);

@@ -7,8 +7,9 @@
  *	200 + n		permission n is not granted to others
  *
  * for n = 0 consistent read, 1 write, 3 resize. The locks are shared ones, so
- * they are found by asking whether an exclusive one could be had. They are only
- * probed here, for a message that helps; the kernel takes them.
+ * they are found by asking whether an exclusive one could be had. Those of an
+ * image that is to be attached are only probed here, for a message that helps;
+ * the kernel takes them. Whoever changes an image here takes them, too.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -84,4 +85,42 @@ bool lock_conflicts(const struct host *host, bool read_only)
 		if (probe(host, bytes[i]) > 0)
 			return true;
 	return false;
+}
+
+/**
+ * lock_take() - take the locks, until the host is closed
+ * @host: what holds the image
+ * @write: as a writer, alone, or as a reader among readers
+ *
+ * Return: OK, or what to exit with.
+ */
+enum result lock_take(struct host *host, bool write)
+{
+	static const off_t bytes[] = {
+		HELD(PERM_READ), NOT_SHARED(PERM_WRITE), NOT_SHARED(PERM_RESIZE),
+		HELD(PERM_WRITE), HELD(PERM_RESIZE),
+	};
+	size_t i, n = write ? 5 : 3;
+
+	for (i = 0; i < n; i++) {
+		struct flock fl = {
+			.l_type = F_RDLCK,
+			.l_whence = SEEK_SET,
+			.l_start = bytes[i],
+			.l_len = 1,
+		};
+
+		if (!fcntl(host->fd, F_OFD_SETLK, &fl))
+			continue;
+		if (errno == EAGAIN || errno == EACCES)
+			return in_use(host);
+		log_err("%s cannot be locked: %s. Copy the image to a filesystem that has locks.",
+			host->path, strerror(errno));
+		return FAILED;
+	}
+	/* ours are there; whoever comes later sees them: look for others' */
+	if (lock_conflicts(host, !write))
+		return in_use(host);
+	/* a writer that was still there when it was opened may have changed that */
+	return host_size(host);
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * qcow2setup: attach qcow2 images as block devices with the device-mapper
- * target "qcow2". This file owns the command line.
+ * qcow2setup: make, check and attach qcow2 images, as block devices with the
+ * device-mapper target "qcow2". This file owns the command line.
  */
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -25,6 +26,18 @@ enum {
 	OPT_BACKING_FORMAT,
 	OPT_DATA_FILE,
 	OPT_CHAIN,
+	OPT_BUFFERED_BACKING,
+	OPT_REPAIR,
+	OPT_BACKING,
+	OPT_CLUSTER_SIZE,
+	OPT_REFCOUNT_BITS,
+	OPT_EXTENDED_L2,
+	OPT_LAZY_REFCOUNTS,
+	OPT_COMPRESSION,
+	OPT_DATA_FILE_RAW,
+	OPT_PREALLOCATION,
+	OPT_FORCE,
+	OPT_SHRINK,
 };
 
 #define TAKES_READONLY 1
@@ -36,9 +49,14 @@ enum {
 #define TAKES_BACKING_FORMAT 64
 #define TAKES_DATA_FILE 128
 #define TAKES_CHAIN 256
+#define TAKES_BUFFERED_BACKING 512
+#define TAKES_REPAIR 1024
+#define TAKES_CREATE 2048	/* what is of a new image and nothing else */
+#define TAKES_SHRINK 4096
 #define TAKES_FILES (TAKES_BACKING_FORMAT | TAKES_DATA_FILE)
 #define TAKES_TABLE (TAKES_READONLY | TAKES_SECTOR_SIZE | TAKES_CACHE_BYTES | \
-		     TAKES_NO_DISCARD_PASSDOWN | TAKES_FILES)
+		     TAKES_NO_DISCARD_PASSDOWN | TAKES_BUFFERED_BACKING | \
+		     TAKES_FILES)
 
 static const struct action {
 	const char *name;
@@ -48,16 +66,22 @@ static const struct action {
 	const char *args;
 	const char *help;
 } actions[] = {
+	{ "create", action_create, 1, 2, TAKES_CREATE | TAKES_FILES,
+	  "IMAGE [SIZE]", "make a new image of SIZE bytes (K, M, G, T)" },
 	{ "open", action_open, 2, 2, TAKES_TABLE,
 	  "IMAGE NAME", "attach IMAGE as " DM_NAME_PREFIX "NAME" },
 	{ "close", action_close, 1, 1, TAKES_DEFERRED,
 	  "NAME", "detach it" },
 	{ "table", action_table, 1, 1, TAKES_TABLE | TAKES_JSON,
 	  "IMAGE", "print the table line for 'dmsetup create'" },
+	{ "resize", action_resize, 2, 2, TAKES_SHRINK | TAKES_FILES,
+	  "IMAGE|NAME SIZE", "give the disk another size" },
 	{ "info", action_info, 1, 1, TAKES_JSON | TAKES_CHAIN | TAKES_FILES,
 	  "IMAGE|NAME", "show what an image or a device is" },
 	{ "status", action_status, 0, 1, TAKES_JSON,
 	  "[NAME]", "show the state of a device, or of all" },
+	{ "check", action_check, 1, 1, TAKES_JSON | TAKES_REPAIR,
+	  "IMAGE", "look for errors in an image that is not in use" },
 };
 
 static const struct known {
@@ -73,18 +97,43 @@ static const struct known {
 	{ { "sector-size", required_argument, NULL, OPT_SECTOR_SIZE },
 	  TAKES_SECTOR_SIZE, " 512|4096", "logical sector of the device, in bytes" },
 	{ { "cache-bytes", required_argument, NULL, OPT_CACHE_BYTES },
-	  TAKES_CACHE_BYTES, " N", "bound of the metadata cache (K, M, G)" },
+	  TAKES_CACHE_BYTES, " N", "bound of the metadata cache (K, M, G, T)" },
 	{ { "no-discard-passdown", no_argument, NULL, OPT_NO_DISCARD_PASSDOWN },
 	  TAKES_NO_DISCARD_PASSDOWN,
 	  "", "keep freed clusters allocated on the host" },
+	{ { "buffered-backing", no_argument, NULL, OPT_BUFFERED_BACKING },
+	  TAKES_BUFFERED_BACKING,
+	  "", "read backing files through the host's page cache" },
 	{ { "backing-format", required_argument, NULL, OPT_BACKING_FORMAT },
 	  TAKES_BACKING_FORMAT,
 	  " qcow2|raw", "of a backing file, where the image does not say it" },
 	{ { "data-file", required_argument, NULL, OPT_DATA_FILE },
 	  TAKES_DATA_FILE,
 	  " PATH", "external data file, whatever the image says" },
+	{ { "backing", required_argument, NULL, OPT_BACKING }, TAKES_CREATE,
+	  " NAME", "backing file of a new image" },
+	{ { "cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE },
+	  TAKES_CREATE, " N", "512 to 2M, a power of two; default 64K" },
+	{ { "refcount-bits", required_argument, NULL, OPT_REFCOUNT_BITS },
+	  TAKES_CREATE, " N", "1 to 64, a power of two; default 16" },
+	{ { "extended-l2", no_argument, NULL, OPT_EXTENDED_L2 }, TAKES_CREATE,
+	  "", "L2 entries with subclusters" },
+	{ { "lazy-refcounts", no_argument, NULL, OPT_LAZY_REFCOUNTS },
+	  TAKES_CREATE, "", "QEMU may put off refcounts" },
+	{ { "compression", required_argument, NULL, OPT_COMPRESSION },
+	  TAKES_CREATE, " zlib|zstd", "of compressed clusters; default zlib" },
+	{ { "data-file-raw", no_argument, NULL, OPT_DATA_FILE_RAW },
+	  TAKES_CREATE, "", "the data file is a raw image, too" },
+	{ { "preallocation", required_argument, NULL, OPT_PREALLOCATION },
+	  TAKES_CREATE, " MODE", "off, metadata, falloc or full" },
+	{ { "force", no_argument, NULL, OPT_FORCE }, TAKES_CREATE,
+	  "", "overwrite what exists" },
 	{ { "chain", no_argument, NULL, OPT_CHAIN }, TAKES_CHAIN,
 	  "", "look at the backing files, too" },
+	{ { "repair", optional_argument, NULL, OPT_REPAIR }, TAKES_REPAIR,
+	  "[=leaks|all]", "mend what is wrong, or leaks only" },
+	{ { "shrink", no_argument, NULL, OPT_SHRINK }, TAKES_SHRINK,
+	  "", "lose what lies beyond a smaller size" },
 	{ { "deferred", no_argument, NULL, OPT_DEFERRED }, TAKES_DEFERRED,
 	  "", "detach when nobody uses it any more" },
 	{ { "json", no_argument, NULL, OPT_JSON }, TAKES_JSON,
@@ -105,11 +154,11 @@ static void print_help(void)
 
 	puts("Usage: qcow2setup ACTION [OPTION]... ARGUMENT...\n"
 	     "\n"
-	     "Attach qcow2 images as block devices.\n"
+	     "Make, check, resize and attach qcow2 images.\n"
 	     "\n"
 	     "Actions:");
 	for (i = 0; i < ARRAY_SIZE(actions); i++)
-		printf("  %-7s %-13s %s\n", actions[i].name, actions[i].args,
+		printf("  %-7s %-15s %s\n", actions[i].name, actions[i].args,
 		       actions[i].help);
 	puts("\nOptions:");
 	for (i = 0; i < ARRAY_SIZE(known); i++) {
@@ -126,7 +175,8 @@ static void print_help(void)
 	puts("\n"
 	     "Exit status: 0 success, 1 wrong parameters or another failure,\n"
 	     "2 no permission, 3 out of memory, 4 wrong image or device,\n"
-	     "5 exists already or is in use.\n"
+	     "5 exists already or is in use; of 'check', 6 leaks and no errors were\n"
+	     "found or are left, 7 errors.\n"
 	     "\n"
 	     "See qcow2setup(8).");
 }
@@ -162,25 +212,103 @@ static enum result parse_sector_size(const char *arg, struct options *opt)
 static enum result parse_cache_bytes(const char *arg, struct options *opt)
 {
 	if (!text_to_u64(arg, &opt->cache_bytes) || !opt->cache_bytes) {
-		log_err("--cache-bytes is a number of bytes above 0, K, M or G may follow it; not '%s'.",
+		log_err("--cache-bytes is a number of bytes above 0, K, M, G or T may follow it; not '%s'.",
 			arg);
 		return FAILED;
 	}
 	return OK;
 }
 
-static enum result parse_backing_format(const char *arg, struct options *opt)
+/* @words: those that are possible; the last is NULL */
+static enum result parse_word(const char *arg, const char *option,
+			      const char * const *words, const char **to)
 {
-	if (strcmp(arg, "qcow2") && strcmp(arg, "raw")) {
-		log_err("--backing-format is qcow2 or raw, not '%s'.", arg);
+	char *all = xasprintf("%s", words[0]), *more;
+	size_t i;
+
+	for (i = 0; words[i] && strcmp(arg, words[i]); i++)
+		;
+	*to = words[i];
+	for (i = 1; words[i]; i++) {
+		more = xasprintf("%s%s%s", all, words[i + 1] ? ", " : " or ",
+				 words[i]);
+		free(all);
+		all = more;
+	}
+	if (!*to)
+		log_err("%s is %s, not '%s'.", option, all, arg);
+	free(all);
+	return *to ? OK : FAILED;
+}
+
+static enum result parse_number(const char *arg, const char *option,
+				uint64_t *to)
+{
+	if (text_to_u64(arg, to) && *to)
+		return OK;
+	log_err("%s is a number above 0, not '%s'.", option, arg);
+	return FAILED;
+}
+
+/* What is of a new image and nothing else. */
+static enum result take_create_option(int c, struct options *opt)
+{
+	static const char * const compressions[] = { "zlib", "zstd", NULL };
+	static const char * const modes[] = {
+		"off", "metadata", "falloc", "full", NULL
+	};
+
+	switch (c) {
+	case OPT_BACKING:
+		opt->backing = optarg;
+		return OK;
+	case OPT_CLUSTER_SIZE:
+		return parse_number(optarg, "--cluster-size",
+				    &opt->cluster_size);
+	case OPT_REFCOUNT_BITS:
+		return parse_number(optarg, "--refcount-bits",
+				    &opt->refcount_bits);
+	case OPT_EXTENDED_L2:
+		opt->extended_l2 = true;
+		return OK;
+	case OPT_LAZY_REFCOUNTS:
+		opt->lazy_refcounts = true;
+		return OK;
+	case OPT_COMPRESSION:
+		return parse_word(optarg, "--compression", compressions,
+				  &opt->compression);
+	case OPT_DATA_FILE_RAW:
+		opt->data_file_raw = true;
+		return OK;
+	case OPT_PREALLOCATION:
+		return parse_word(optarg, "--preallocation", modes,
+				  &opt->preallocation);
+	case OPT_FORCE:
+		opt->force = true;
+		return OK;
+	default:
+		return see_help();
+	}
+}
+
+static enum result parse_repair(const char *arg, struct options *opt)
+{
+	if (!arg || !strcmp(arg, "all")) {
+		opt->repair = REPAIR_ALL;
+	} else if (!strcmp(arg, "leaks")) {
+		opt->repair = REPAIR_LEAKS;
+	} else {
+		log_err("--repair is followed by nothing, =leaks or =all, not '%s'.",
+			arg);
 		return FAILED;
 	}
-	opt->backing_format = arg;
 	return OK;
 }
 
 static enum result take_option(int c, struct options *opt)
 {
+	static const char * const formats[] = { "qcow2", "raw", NULL };
+
 	switch (c) {
 	case OPT_READONLY:
 		opt->read_only = true;
@@ -192,13 +320,22 @@ static enum result take_option(int c, struct options *opt)
 	case OPT_NO_DISCARD_PASSDOWN:
 		opt->no_discard_passdown = true;
 		return OK;
+	case OPT_BUFFERED_BACKING:
+		opt->buffered_backing = true;
+		return OK;
 	case OPT_BACKING_FORMAT:
-		return parse_backing_format(optarg, opt);
+		return parse_word(optarg, "--backing-format", formats,
+				  &opt->backing_format);
 	case OPT_DATA_FILE:
 		opt->data_file = optarg;
 		return OK;
 	case OPT_CHAIN:
 		opt->chain = true;
+		return OK;
+	case OPT_REPAIR:
+		return parse_repair(optarg, opt);
+	case OPT_SHRINK:
+		opt->shrink = true;
 		return OK;
 	case OPT_DEFERRED:
 		opt->deferred = true;
@@ -214,13 +351,16 @@ static enum result take_option(int c, struct options *opt)
 		log_level = LOG_DEBUG;
 		return OK;
 	default:
-		return see_help();
+		return take_create_option(c, opt);
 	}
 }
 
-/* Sets *done if the program has no more to do. */
+/*
+ * Sets *done if the program has no more to do, and a bit in *taken for each of
+ * known[] that was given.
+ */
 static enum result parse(int argc, char **argv, struct options *opt,
-			 unsigned int *taken, bool *done)
+			 uint64_t *taken, bool *done)
 {
 	struct option longs[ARRAY_SIZE(known) + 1] = { 0 };
 	enum result ret = OK;
@@ -240,19 +380,19 @@ static enum result parse(int argc, char **argv, struct options *opt,
 		}
 		for (i = 0; i < ARRAY_SIZE(known); i++)
 			if (known[i].long_option.val == c)
-				*taken |= known[i].takes;
+				*taken |= BIT_ULL(i);
 		ret = take_option(c, opt);
 	}
 	return ret;
 }
 
-static enum result check_usage(const struct action *a, unsigned int taken,
-			       int n)
+static enum result check_usage(const struct action *a, uint64_t taken, int n)
 {
 	size_t i;
 
+	BUILD_BUG_ON(ARRAY_SIZE(known) > 64);
 	for (i = 0; i < ARRAY_SIZE(known); i++)
-		if (known[i].takes & taken & ~a->takes) {
+		if ((taken & BIT_ULL(i)) && (known[i].takes & ~a->takes)) {
 			log_err("'%s' does not take --%s.", a->name,
 				known[i].long_option.name);
 			return FAILED;
@@ -269,7 +409,7 @@ int main(int argc, char **argv)
 {
 	struct options opt = { 0 };
 	const struct action *a;
-	unsigned int taken = 0;
+	uint64_t taken = 0;
 	enum result ret;
 	bool done = false;
 

@@ -69,8 +69,13 @@ char *attached_as(const struct host *host, bool *below)
 	return s.name;
 }
 
-/* Somebody holds the image: who? */
-static enum result in_use(const struct host *host)
+/**
+ * in_use() - somebody holds an image: say who
+ * @host: what holds the image
+ *
+ * Return: what to exit with.
+ */
+enum result in_use(const struct host *host)
 {
 	bool below;
 	char *name = attached_as(host, &below);
@@ -133,8 +138,14 @@ static enum result check_path(const char *path, bool read_only)
 	return ret;
 }
 
-/* Of the whole chain, only the top and its data file are written. */
-static enum result check_chain(const struct chain *chain, bool read_only)
+/**
+ * check_chain() - can the files of a chain be had?
+ * @chain: the chain; only its top, and the data file of that, are written
+ * @read_only: nor are these
+ *
+ * Return: OK, or what to exit with.
+ */
+enum result check_chain(const struct chain *chain, bool read_only)
 {
 	enum result ret = OK;
 	unsigned int i;

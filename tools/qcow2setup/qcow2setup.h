@@ -12,7 +12,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "format.h"
+#include "create.h"
+#include "image.h"
 
 #define QCOW2SETUP_VERSION "0.1.0"
 
@@ -24,6 +25,15 @@ enum result {
 	NO_MEMORY = 3,
 	WRONG_DEVICE = 4,	/* no such image or device, or not fit for it */
 	BUSY = 5,		/* exists already, or is in use */
+	/* and of 'check', when a check was made */
+	FOUND_LEAKS = 6,	/* and no errors */
+	FOUND_ERRORS = 7,
+};
+
+enum repair {
+	REPAIR_NOTHING,
+	REPAIR_LEAKS,
+	REPAIR_ALL,
 };
 
 struct options {
@@ -32,10 +42,23 @@ struct options {
 	bool json;
 	bool chain;
 	bool no_discard_passdown;
+	bool buffered_backing;
+	enum repair repair;
+	bool shrink;
 	unsigned int sector_size;	/* bytes; 0: not given */
 	uint64_t cache_bytes;		/* 0: not given */
 	const char *backing_format;	/* where a header says none, or NULL */
 	const char *data_file;		/* of the top image, or NULL */
+	/* of a new image */
+	bool force;
+	bool extended_l2;
+	bool lazy_refcounts;
+	bool data_file_raw;
+	const char *backing;		/* name of its backing file, or NULL */
+	const char *compression;	/* "zlib", "zstd", or NULL */
+	const char *preallocation;	/* "off", ..., or NULL */
+	uint64_t cluster_size;		/* bytes; 0: not given */
+	uint64_t refcount_bits;		/* 0: not given */
 };
 
 /* ---- log.c: stderr ---- */
@@ -64,6 +87,7 @@ char *text_escape(const char *s, size_t len);
 char *text_size(uint64_t bytes);
 bool text_to_u64(const char *s, uint64_t *value);
 json_object *text_json(const char *s, size_t len);
+void json_add_u64(json_object *o, const char *key, uint64_t value);
 void json_print(json_object *o);
 
 /* ---- host.c: the file or block device that holds an image ---- */
@@ -71,12 +95,13 @@ void json_print(json_object *o);
 /**
  * struct host - where an image is
  * @path: absolute
- * @fd: open for reading
+ * @fd: open for reading, or for both: host_open_writable(), host_create()
  * @dev: of the device itself, or of the filesystem
  * @ino: of a file; with @dev it tells one from another
  * @block_device: and not a regular file
  * @size: in bytes
  * @allocated: bytes that a file takes on its filesystem
+ * @reserve: a file that grows gets its space at once
  */
 struct host {
 	char *path;
@@ -86,12 +111,29 @@ struct host {
 	bool block_device;
 	uint64_t size;
 	uint64_t allocated;
+	bool reserve;
 };
 
+char *host_absolute(const char *path);
 enum result host_open(const char *path, struct host *host);
+enum result host_create(const char *path, bool force, struct host *host,
+			bool *created);
+enum result host_size(struct host *host);
+enum result host_empty(struct host *host);
+void host_undo(struct host *host, bool created);
 void host_close(struct host *host);
 enum result host_writable(const struct host *host);
+enum result host_open_writable(struct host *host);
 bool host_same(const struct host *host, const char *path);
+
+/* ---- store.c: its bytes, for the core ---- */
+
+const struct qcow2_backend_ops *store_ops(const struct host *host);
+
+/* ---- progress.c: how far something long has come ---- */
+
+void progress_show(const char *what, uint64_t done, uint64_t total);
+void progress_end(void);
 
 /* ---- image.c: the header, and what can be done with the image ---- */
 
@@ -130,6 +172,8 @@ enum result image_open(const char *path, struct image *img);
 void image_close(struct image *img);
 enum result image_may_attach(const struct image *img,
 			     const struct options *opt);
+char *name_not_a_path(const char *s, size_t len);
+char *name_path(const char *name, const char *image);
 char *image_not_a_path(const struct image *img, struct qcow2_header_string s);
 char *image_path(const struct image *img, struct qcow2_header_string s);
 
@@ -168,6 +212,8 @@ struct chain {
 
 enum result chain_walk(const struct image *top, const struct options *opt,
 		       struct chain *chain);
+enum result chain_below(const char *path, const char *format,
+			const struct options *opt, struct chain *chain);
 void chain_free(struct chain *chain);
 json_object *chain_json(const struct chain *chain, const char *error);
 
@@ -182,6 +228,15 @@ enum lock {
 
 enum lock lock_probe(const struct host *host);
 bool lock_conflicts(const struct host *host, bool read_only);
+enum result lock_take(struct host *host, bool write);
+
+/* ---- opened.c: a chain, opened with the core ---- */
+
+struct opened_chain;
+
+enum result opened_open(const struct chain *chain, struct qcow2_image **top,
+			struct opened_chain **opened);
+enum result opened_close(struct opened_chain *c);
 
 /* ---- line.c: the line of a device-mapper table ---- */
 
@@ -210,6 +265,7 @@ void line_option_free(struct line_option *o);
  * struct device - an active device
  * @name: without /dev/mapper/
  * @sectors: of 512 bytes
+ * @targets: in its table, of any kind
  * @params: of its qcow2 target, as in the table; NULL if it has none
  * @status: of its qcow2 target
  */
@@ -221,6 +277,7 @@ struct device {
 	bool deferred;
 	int open_count;
 	uint64_t sectors;
+	unsigned int targets;
 	char *params;
 	char *status;
 };
@@ -233,6 +290,8 @@ enum result dm_need(void);
 enum result dm_need_target(void);
 enum result dm_create(const char *name, uint64_t sectors, const char *params,
 		      bool read_only);
+enum result dm_resize(const struct device *dev, uint64_t bytes,
+		      uint64_t sectors);
 enum result dm_remove(const char *name, bool deferred);
 enum result dm_query(const char *name, struct device *dev);
 enum result dm_each(device_fn fn, void *arg);
@@ -246,12 +305,18 @@ char *kmsg_finish(int fd, const char *word);
 /* ---- the actions ---- */
 
 char *attached_as(const struct host *host, bool *below);
+enum result in_use(const struct host *host);
+enum result check_chain(const struct chain *chain, bool read_only);
+bool find_device(const char *arg, struct device *dev);
 
+enum result action_create(const struct options *opt, char **args);
 enum result action_open(const struct options *opt, char **args);
 enum result action_close(const struct options *opt, char **args);
 enum result action_table(const struct options *opt, char **args);
+enum result action_resize(const struct options *opt, char **args);
 enum result action_info(const struct options *opt, char **args);
 enum result action_status(const struct options *opt, char **args);
+enum result action_check(const struct options *opt, char **args);
 
 void status_print(const struct device *dev);
 json_object *status_json(const struct device *dev);

@@ -182,6 +182,14 @@ static void print_files(const char *params)
 	}
 }
 
+/* Was it read-write, and is not any more? */
+static bool was_lowered(const struct device *dev, const char *options)
+{
+	return !dev->read_only && !strstr(options, "read_only") && dev->status &&
+		(!strncmp(dev->status, "ro - ", 5) ||
+		 !strncmp(dev->status, "failed - ", 9));
+}
+
 /**
  * status_print() - a device, for people
  * @dev: the device
@@ -207,6 +215,10 @@ void status_print(const struct device *dev)
 	if (*options)
 		print_line("options:", options);
 	print_status(dev->status ?: "");
+	if (was_lowered(dev, options)) {
+		puts("It was read-write until something went wrong: 'dmesg' says what.");
+		puts("Close it; then 'qcow2setup check --repair' mends the image.");
+	}
 	free(options);
 	free(node);
 	free(size);

@@ -3,6 +3,7 @@
  * This file owns strings: making them, and making those safe that come from an
  * image or a directory and go to a terminal or into JSON.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -193,14 +194,15 @@ char *text_size(uint64_t bytes)
 
 /**
  * text_to_u64() - read a decimal number
- * @s: the number, with K, M or G behind it for powers of 1024
+ * @s: the number, with K, M, G, T, P or E behind it for powers of 1024, or the
+ *	same as a small letter
  * @value: filled in on success
  *
  * Return: whether it is one and nothing else.
  */
 bool text_to_u64(const char *s, uint64_t *value)
 {
-	static const char units[] = "KMG";
+	static const char units[] = "KMGTPE";
 	unsigned long long n;
 	const char *unit;
 	char *end;
@@ -211,7 +213,7 @@ bool text_to_u64(const char *s, uint64_t *value)
 	n = strtoull(s, &end, 10);
 	if (errno)
 		return false;
-	unit = *end ? strchr(units, *end) : NULL;
+	unit = *end ? strchr(units, toupper(*end)) : NULL;
 	if (unit) {
 		unsigned int shift = 10 * (unit - units + 1);
 
@@ -222,6 +224,17 @@ bool text_to_u64(const char *s, uint64_t *value)
 	}
 	*value = n;
 	return !*end;
+}
+
+/**
+ * json_add_u64() - put a number into a JSON object
+ * @o: the object
+ * @key: a constant
+ * @value: the number
+ */
+void json_add_u64(json_object *o, const char *key, uint64_t value)
+{
+	json_object_object_add(o, key, json_object_new_uint64(value));
 }
 
 /**
