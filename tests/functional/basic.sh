@@ -4,8 +4,9 @@
 # Guest data on each kind of host: parallel differential I/O by us, then by
 # QEMU, then by us again.
 #
+# smp
 # vm: -m 2048 -c 2 -d 1G -d 1G -d 256M -d 256M,bs=4096 -t 600
-# debug: yes
+# debug: ext4|512|small cache
 
 # shellcheck source=tests/functional/lib.sh
 source "$(dirname "$0")/lib.sh"

@@ -13,6 +13,11 @@
  * The same seed, jobs and size give the same operations of each job in the same
  * order (with -n; -t stops wherever it is by then).
  *
+ * In a race jobs meet in sectors, too. Each reads what others write, and in every
+ * third MiB each discards and zeroes what others write. A sector still belongs to
+ * one job, the only one that writes data to it, in known order; so what is read
+ * has to be that sector, and no older than what was there when the read began.
+ *
  * With a ledger instead of a model it is for devices that lose their power: the
  * ledger has for every sector the generation that has to survive, which is the
  * last one that a flush has covered. After the power cut each sector has to
@@ -47,6 +52,9 @@
 #define MEM_ALIGN 512u
 #define MEM_SLACK (8u * MEM_ALIGN)
 #define MAX_COMPLAINTS 10
+/* In a race: what a zone is, and what others discard in it, in bytes. */
+#define ZONE (1u << 20)
+#define GRAIN (64u << 10)
 #define STAMP_MAGIC 0x6f69666669643a29ull
 #define LEDGER_MAGIC 0x726567646c3a2931ull
 
@@ -100,6 +108,8 @@ struct job {
 	size_t room;
 	unsigned char *io;	/* page aligned, MAX_IO and some slack */
 	unsigned char *expected;
+	unsigned char *scratch;	/* race: opt.align bytes */
+	uint64_t *floors;	/* race: of the sectors that are being read */
 	uint64_t *pending;	/* ledger: sectors written since the last flush */
 	size_t nr_pending;
 	size_t pending_room;
@@ -112,7 +122,7 @@ static struct {
 	uint64_t seed, size, max_io, operations;
 	double seconds;
 	unsigned int jobs, align;
-	bool read_only, verify, zero;
+	bool read_only, verify, zero, race, ordered;
 } opt = {
 	.jobs = 4,
 	.align = SECTOR,
@@ -122,6 +132,12 @@ static struct {
 
 static int device_fd = -1, model_fd = -1;
 static struct ledger *ledger;
+/*
+ * In a race, by sector, generations of the job that it belongs to; 0: none yet.
+ * settled: the last operation that is known to be there; what is older must not
+ * be read again. zeroed: the last one that began to make it zeros.
+ */
+static uint64_t *settled, *zeroed;
 static double deadline;
 static unsigned int complaints;
 static bool stop;
@@ -146,8 +162,12 @@ static void usage(FILE *out)
 	      "  -v          only compare all of it\n"
 	      "  -z          write zeroes and discard, too; what is discarded\n"
 	      "              reads as zeros or, at its ends, as before\n"
+	      "  -x          as -z, and jobs read, discard and zero what others write;\n"
+	      "              MODEL is what was there before, and what is there after\n"
 	      "  -p LEDGER   note in LEDGER what has to survive a power cut, end\n"
 	      "              quietly when DEVICE fails; with -v check that it did\n"
+	      "  -o          with -p: flush before a FUA write to what is not flushed,\n"
+	      "              for logs that would have the older write after the newer\n"
 	      "\n"
 	      "Exit status: 0; 1 when something differs or fails; 2 bad arguments.\n",
 	      out);
@@ -351,6 +371,112 @@ static void compare(const unsigned char *got, const unsigned char *expected,
 
 /* ---------------------------------------------------------------- */
 
+/* Where everybody may discard and zero. */
+static bool is_common(uint64_t sector)
+{
+	return sector / (ZONE / SECTOR) % 3 == 0;
+}
+
+/* What is read from now on must not be older. */
+static void note_floors(struct job *j, uint64_t start, uint64_t len)
+{
+	uint64_t i;
+
+	for (i = 0; i < len; i++)
+		j->floors[i] = __atomic_load_n(&settled[start + i],
+					       __ATOMIC_ACQUIRE);
+}
+
+/* An operation on sectors of the job is about to begin, and is done. */
+static void begin_zeros(struct job *j, uint64_t start, uint64_t len)
+{
+	j->generation++;
+	while (opt.race && len--)
+		__atomic_store_n(&zeroed[start + len], j->generation,
+				 __ATOMIC_RELEASE);
+}
+
+static void settle(struct job *j, uint64_t start, uint64_t len)
+{
+	while (len--)
+		__atomic_store_n(&settled[start + len], j->generation,
+				 __ATOMIC_RELEASE);
+}
+
+enum verdict { FINE, WRONG, TORN };
+
+/* What a sector that was read may hold. @before: what it held before the race. */
+static enum verdict judge(const void *sector, uint64_t number, uint64_t floor,
+			  const void *before)
+{
+	uint64_t zero = __atomic_load_n(&zeroed[number], __ATOMIC_ACQUIRE);
+	struct stamp s;
+
+	if (!floor && !memcmp(sector, before, SECTOR))
+		return FINE;
+	if (is_zero(sector))
+		return is_common(number) || (zero && zero >= floor) ? FINE : WRONG;
+	if (!is_stamped(sector, &s))
+		return TORN;
+	return s.sector == number && s.seed == opt.seed &&
+		s.generation >= floor ? FINE : WRONG;
+}
+
+/*
+ * A read that meets a write may see a part of it, and so may one after it if it
+ * meets the next. Sooner or later one is whole.
+ */
+static enum verdict read_again(struct job *j, void *sector, uint64_t number,
+			       uint64_t *floor, const void *before)
+{
+	uint64_t unit = opt.align / SECTOR;
+	enum verdict v = TORN;
+	int tries;
+
+	for (tries = 0; v == TORN && tries < 1000; tries++) {
+		usleep(1000);
+		*floor = __atomic_load_n(&settled[number], __ATOMIC_ACQUIRE);
+		if (!all_of(pread(device_fd, j->scratch, opt.align,
+				  number / unit * opt.align), opt.align, "read",
+			    number * SECTOR))
+			return FINE; /* has been said */
+		memcpy(sector, j->scratch + number % unit * SECTOR, SECTOR);
+		v = judge(sector, number, *floor, before);
+	}
+	return v;
+}
+
+/* What a read gave that began after note_floors(). */
+static void judge_all(struct job *j, unsigned char *buf, uint64_t start,
+		      uint64_t len, const char *when)
+{
+	char is[120];
+	uint64_t i, bad = 0;
+
+	read_model(j->expected, len * SECTOR, start * SECTOR);
+	for (i = 0; i < len; i++) {
+		const void *before = j->expected + i * SECTOR;
+		void *sector = buf + i * SECTOR;
+		uint64_t floor = j->floors[i];
+		enum verdict v = judge(sector, start + i, floor, before);
+
+		if (v == TORN)
+			v = read_again(j, sector, start + i, &floor, before);
+		if (v == FINE || bad++ >= 3)
+			continue;
+		complain("sector %#" PRIx64 " holds %s instead of job %" PRIu64
+			 " operation %" PRIu64 " or later (%s of %" PRIu64
+			 " bytes at %#" PRIx64 ")", start + i,
+			 describe(sector, is, sizeof(is)), job_of(floor),
+			 operation_of(floor), when, len * SECTOR, start * SECTOR);
+	}
+	if (bad)
+		complain("%" PRIu64 " sectors are wrong in %" PRIu64 " bytes at %#"
+			 PRIx64, bad, len * SECTOR, start * SECTOR);
+}
+
+/* ---------------------------------------------------------------- */
+
 static void add_extent(struct job *j, uint64_t start, uint64_t len)
 {
 	if (j->nr_extents == j->room) {
@@ -442,8 +568,11 @@ static void do_read(struct job *j, uint64_t start, uint64_t len)
 {
 	struct iovec v[MAX_PIECES];
 	int n = pieces(j, v, len * SECTOR);
-	ssize_t done = preadv(device_fd, v, n, start * SECTOR);
+	ssize_t done;
 
+	if (opt.race)
+		note_floors(j, start, len);
+	done = preadv(device_fd, v, n, start * SECTOR);
 	j->reads++;
 	if (opt.ledger) {
 		j->cut = done != (ssize_t)(len * SECTOR);
@@ -451,6 +580,10 @@ static void do_read(struct job *j, uint64_t start, uint64_t len)
 	}
 	if (!all_of(done, len * SECTOR, "read", start * SECTOR))
 		return;
+	if (opt.race) {
+		judge_all(j, v[0].iov_base, start, len, "read");
+		return;
+	}
 	read_model(j->expected, len * SECTOR, start * SECTOR);
 	compare(v[0].iov_base, j->expected, len * SECTOR, start * SECTOR, "read");
 }
@@ -477,11 +610,25 @@ static void note_durable(uint64_t sector, uint64_t generation)
 		ledger->durable[sector] = generation;
 }
 
+static bool is_pending(const struct job *j, uint64_t start, uint64_t len)
+{
+	size_t i;
+
+	for (i = 0; i < j->nr_pending; i++)
+		if (j->pending[2 * i] - start < len)
+			return true;
+	return false;
+}
+
 /* A power cut ends a job; anything else that fails is for the verdict. */
 static void wrote(struct job *j, uint64_t start, uint64_t len, bool fua)
 {
 	uint64_t i;
 
+	if (opt.race) {
+		settle(j, start, len);
+		return;
+	}
 	if (!opt.ledger) {
 		write_model(j->expected, len * SECTOR, start * SECTOR);
 		return;
@@ -494,6 +641,23 @@ static void wrote(struct job *j, uint64_t start, uint64_t len, bool fua)
 		note_durable(i, j->generation);
 }
 
+static void do_flush(struct job *j)
+{
+	size_t i;
+
+	j->flushes++;
+	if (fdatasync(device_fd)) {
+		if (opt.ledger)
+			j->cut = true;
+		else
+			complain("flush: %s", strerror(errno));
+		return;
+	}
+	for (i = 0; i < j->nr_pending; i++)
+		note_durable(j->pending[2 * i], j->pending[2 * i + 1]);
+	j->nr_pending = 0;
+}
+
 static void do_write(struct job *j, uint64_t start, uint64_t len)
 {
 	bool fua = next(&j->rng) % 8 == 0;
@@ -503,6 +667,8 @@ static void do_write(struct job *j, uint64_t start, uint64_t len)
 	ssize_t done;
 	uint64_t i;
 
+	if (fua && opt.ordered && is_pending(j, start, len))
+		do_flush(j);
 	j->generation++;
 	for (i = 0; i < len; i++)
 		fill_sector(buf + i * SECTOR, start + i, j->generation);
@@ -535,11 +701,29 @@ static bool range_ioctl(const char *what, unsigned long request, uint64_t start,
 	return false;
 }
 
-static void do_zero(struct job *j, uint64_t start, uint64_t len)
+/* Write-zeroes that keeps the space, or one that gives it back. */
+static bool zero_range(struct job *j, uint64_t start, uint64_t len)
 {
 	j->zeroes++;
-	if (!range_ioctl("write-zeroes", BLKZEROOUT, start, len))
+	if (next(&j->rng) & 1)
+		return range_ioctl("write-zeroes", BLKZEROOUT, start, len);
+	if (!fallocate(device_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		       start * SECTOR, len * SECTOR))
+		return true;
+	complain("hole of %" PRIu64 " bytes at %#" PRIx64 ": %s", len * SECTOR,
+		 start * SECTOR, strerror(errno));
+	return false;
+}
+
+static void do_zero(struct job *j, uint64_t start, uint64_t len)
+{
+	begin_zeros(j, start, len);
+	if (!zero_range(j, start, len))
 		return;
+	if (opt.race) {
+		settle(j, start, len);
+		return;
+	}
 	memset(j->expected, 0, len * SECTOR);
 	write_model(j->expected, len * SECTOR, start * SECTOR);
 }
@@ -547,37 +731,80 @@ static void do_zero(struct job *j, uint64_t start, uint64_t len)
 /* Each sector is zeros now, or what it was. */
 static void do_discard(struct job *j, uint64_t start, uint64_t len)
 {
-	static const unsigned char zeros[SECTOR];
 	uint64_t i;
 
+	begin_zeros(j, start, len);
 	j->discards++;
+	if (opt.race)
+		note_floors(j, start, len);
 	if (!range_ioctl("discard", BLKDISCARD, start, len) ||
 	    !all_of(pread(device_fd, j->io, len * SECTOR, start * SECTOR),
 		    len * SECTOR, "read", start * SECTOR))
 		return;
+	if (opt.race) {
+		judge_all(j, j->io, start, len, "discard");
+		for (i = 0; i < len; i++)
+			if (is_zero(j->io + i * SECTOR))
+				settle(j, start + i, 1);
+		return;
+	}
 	read_model(j->expected, len * SECTOR, start * SECTOR);
 	for (i = 0; i < len * SECTOR; i += SECTOR)
-		if (!memcmp(j->io + i, zeros, SECTOR))
+		if (is_zero(j->io + i))
 			memset(j->expected + i, 0, SECTOR);
 	compare(j->io, j->expected, len * SECTOR, start * SECTOR, "discard");
 	write_model(j->expected, len * SECTOR, start * SECTOR);
 }
 
-static void do_flush(struct job *j)
+/* Reads what belongs to anybody. */
+static void do_look(struct job *j)
 {
-	size_t i;
+	uint64_t unit = opt.align / SECTOR, end = opt.size / opt.align;
+	uint64_t most = opt.max_io / opt.align, len;
 
-	j->flushes++;
-	if (fdatasync(device_fd)) {
-		if (opt.ledger)
-			j->cut = true;
-		else
-			complain("flush: %s", strerror(errno));
+	len = log_uniform(&j->rng, most < end ? most : end);
+	do_read(j, below(&j->rng, end - len + 1) * unit, len * unit);
+	j->bytes += len * opt.align;
+}
+
+/* Discards or zeroes what belongs to anybody, in whole clusters. */
+static void do_upset(struct job *j)
+{
+	uint64_t zones = (opt.size / ZONE + 2) / 3, grains = ZONE / GRAIN;
+	uint64_t len = log_uniform(&j->rng, grains), start;
+
+	start = below(&j->rng, zones) * 3 * ZONE +
+		below(&j->rng, grains - len + 1) * GRAIN;
+	if (start + len * GRAIN > opt.size)
 		return;
+	if (next(&j->rng) & 1) {
+		j->discards++;
+		range_ioctl("discard", BLKDISCARD, start / SECTOR,
+			    len * GRAIN / SECTOR);
+	} else {
+		zero_range(j, start / SECTOR, len * GRAIN / SECTOR);
 	}
-	for (i = 0; i < j->nr_pending; i++)
-		note_durable(j->pending[2 * i], j->pending[2 * i + 1]);
-	j->nr_pending = 0;
+}
+
+/*
+ * One operation in a race; returns false where it is like any other. A cluster
+ * that loses its entry is free after the second commit, and given out again by
+ * the next write: while who reads it is still at it, if there is no wait.
+ */
+static bool race(struct job *j, unsigned int what)
+{
+	if (what >= 85) {
+		do_look(j);
+		return true;
+	}
+	if (what < 75)
+		return false;
+	do_upset(j);
+	if (next(&j->rng) & 1) {
+		do_flush(j);
+		do_flush(j);
+	}
+	return true;
 }
 
 static void *run_job(void *arg)
@@ -585,6 +812,8 @@ static void *run_job(void *arg)
 	struct job *j = arg;
 	uint64_t n;
 
+	if (opt.ordered)
+		do_flush(j); /* what an earlier run has written */
 	for (n = 0; !opt.operations || n < opt.operations; n++) {
 		unsigned int what = below(&j->rng, 100);
 		uint64_t start, len;
@@ -592,6 +821,8 @@ static void *run_job(void *arg)
 		if (__atomic_load_n(&stop, __ATOMIC_RELAXED) || j->cut ||
 		    (!opt.operations && now() >= deadline))
 			break;
+		if (opt.race && race(j, what))
+			continue;
 		choose(j, &start, &len);
 		if (!opt.read_only && what < 2) {
 			do_flush(j);
@@ -650,7 +881,12 @@ static void compare_all(struct job *j)
 
 		if (!all_of(pread(device_fd, j->io, len, pos), len, "read", pos))
 			return;
-		if (opt.ledger) {
+		if (opt.race) {
+			note_floors(j, pos / SECTOR, len / SECTOR);
+			judge_all(j, j->io, pos / SECTOR, len / SECTOR,
+				  "final read");
+			write_model(j->io, len, pos);
+		} else if (opt.ledger) {
 			for (i = 0; i < len; i += SECTOR)
 				check_sector(j->io + i, (pos + i) / SECTOR);
 		} else {
@@ -675,6 +911,15 @@ static uint64_t size_of(int fd, const char *name)
 	if (ioctl(fd, BLKGETSIZE64, &size))
 		die("%s", name);
 	return size;
+}
+
+static uint64_t *by_sector(void)
+{
+	uint64_t *p = calloc(opt.size / SECTOR, sizeof(*p));
+
+	if (!p)
+		die("memory");
+	return p;
 }
 
 static void open_ledger(void)
@@ -732,6 +977,10 @@ static void open_files(void)
 	model_fd = open(opt.model, flags);
 	if (model_fd < 0)
 		die("%s", opt.model);
+	if (opt.race) {
+		settled = by_sector();
+		zeroed = by_sector();
+	}
 }
 
 static uint64_t parse_number(const char *text, uint64_t low, uint64_t high)
@@ -758,7 +1007,7 @@ static void parse_options(int argc, char **argv)
 	bool seeded = false;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "s:t:n:j:l:a:m:rvzp:h", long_options,
+	while ((c = getopt_long(argc, argv, "s:t:n:j:l:a:m:rvzxop:h", long_options,
 				NULL)) != -1) {
 		switch (c) {
 		case 's':
@@ -792,6 +1041,13 @@ static void parse_options(int argc, char **argv)
 			break;
 		case 'z':
 			opt.zero = true;
+			break;
+		case 'x':
+			opt.zero = true;
+			opt.race = true;
+			break;
+		case 'o':
+			opt.ordered = true;
 			break;
 		case 'p':
 			opt.ledger = optarg;
@@ -842,6 +1098,8 @@ static struct job *make_jobs(void)
 		}
 		j->io = pages(MAX_IO + MEM_SLACK);
 		j->expected = pages(MAX_IO + MEM_SLACK);
+		j->scratch = pages(4096);
+		j->floors = pages(MAX_IO / SECTOR * sizeof(*j->floors));
 	}
 	deal(jobs);
 	return jobs;
@@ -866,6 +1124,8 @@ static void free_jobs(struct job *jobs)
 		free(jobs[i].extents);
 		free(jobs[i].io);
 		free(jobs[i].expected);
+		free(jobs[i].scratch);
+		free(jobs[i].floors);
 		free(jobs[i].pending);
 	}
 	free(jobs);

@@ -5,12 +5,15 @@
 # there afterwards, on an image without errors. null_blk loses what is in its
 # cache when it is switched off.
 #
+# CYCLES=N cuts that often in each test (default: 5).
+#
+# brief: on ext4|detach|dead
 # vm: -m 2048 -c 2 -t 600
 
 # shellcheck source=tests/functional/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-cycles=5
+cycles=${CYCLES:-$(few 5 3)}
 knob=/sys/kernel/config/nullb/cut
 disk=''
 
@@ -82,7 +85,7 @@ cycle() {
 	check_image "$image"
 	attach a "$image"
 	"$diffio" -p "$tmp/ledger" -v /dev/mapper/a
-	"$diffio" -p "$tmp/ledger" -j 4 -m 131072 -t 60 /dev/mapper/a \
+	"$diffio" ${SEED+-s "$SEED"} -p "$tmp/ledger" -j 4 -m 131072 -t 60 /dev/mapper/a \
 		>"$tmp/io.log" &
 	io=$!
 	echo $io >>"$tmp/background"
@@ -118,8 +121,8 @@ test_power_cuts() {
 	done
 	bring_up "$host"
 	check_image "$image"
-	qemu-img convert -f qcow2 -O raw "$image" "$tmp/work"
-	"$diffio" -p "$tmp/ledger" -v "$tmp/work"
+	qemu-img convert -f qcow2 -O raw "$image" "$tmp/scratch"
+	"$diffio" -p "$tmp/ledger" -v "$tmp/scratch"
 	bring_down "$host"
 	drop_disk
 	echo "leaks after $leaks of $cycles cuts"

@@ -4,6 +4,7 @@
 # Filesystems on the device: what was copied to them is there after a remount,
 # and QEMU sees the same filesystem.
 #
+# brief: ^xfs|device
 # vm: -m 2048 -c 2 -d 1G -d 1G -d 768M,bs=4096 -t 600
 
 # shellcheck source=tests/functional/lib.sh
@@ -11,8 +12,12 @@ source "$(dirname "$0")/lib.sh"
 
 # Small files and folders, some links, and a file of some size.
 make_tree() {
+	local folder
+
 	mkdir "$tmp/tree"
-	cp -r /usr/include/linux/{usb,can,dvb} "$tmp/tree/"
+	for folder in $(few "usb can dvb" can); do
+		cp -r "/usr/include/linux/$folder" "$tmp/tree/"
+	done
 	head -c 6M /dev/urandom >"$tmp/tree/large"
 	truncate -s 9M "$tmp/tree/sparse"
 	echo end >>"$tmp/tree/sparse"
@@ -40,7 +45,7 @@ fsck_of() {
 # While the tree is copied, the filesystem is frozen and the device suspended
 # now and then, and a new table comes.
 disturb() {
-	while [[ -e $tmp/work/copying ]]; do
+	while [[ -e $tmp/scratch/copying ]]; do
 		sleep 0.5
 		dmsetup suspend a
 		dmsetup load a --table "$(dmsetup table a)"
@@ -49,14 +54,14 @@ disturb() {
 }
 
 copy_tree() {
-	mkdir -p "$tmp/work"
-	touch "$tmp/work/copying"
+	mkdir -p "$tmp/scratch"
+	touch "$tmp/scratch/copying"
 	background disturb
 	cp -a "$tmp/tree" "$mnt/guest/one"
 	cp -a "$mnt/guest/one" "$mnt/guest/two"
 	rm -r "$mnt/guest/one"
 	cp -a "$tmp/tree" "$mnt/guest/three"
-	rm "$tmp/work/copying"
+	rm "$tmp/scratch/copying"
 	wait
 }
 

@@ -5,13 +5,16 @@
 # by QEMU with each kind of entry side by side, compressed clusters, extended L2
 # entries, external data files, discard and write-zeroes.
 #
-# vm: -m 2048 -c 2 -d 1G -d 1G -d 256M -t 600
+# vm: -m 2048 -c 2 -d 1G -d 1G -d 256M -t 1200
+# debug: extended L2, compressed|^data file
+# brief: ^zlib|five under|^data file|256|buffered|^space$
 
 # shellcheck source=tests/functional/lib.sh
 source "$(dirname "$0")/lib.sh"
 
 dir=$mnt/ext4
 size=24M
+writes=$(few 60 25)
 
 # Commands for qemu-io on an image of that many MiB: something of every kind.
 # QEMU 7.2 damages compressed clusters with extended L2 entries when it zeroes
@@ -19,7 +22,7 @@ size=24M
 commands() {
 	local mib=$1 what=$2 n at
 
-	for ((n = 0; n < 60; n++)); do
+	for ((n = 0; n < writes; n++)); do
 		at=$((RANDOM * 32768 % (mib << 20) + RANDOM % 64 * 512))
 		at=$((at % ((mib << 20) - 262144)))
 		case $((RANDOM % 8)) in
@@ -130,6 +133,80 @@ test_data_file() {
 	rm "$dir/data"
 }
 
+# What two snapshots hold is the same afterwards.
+test_snapshots() {
+	local n sums=()
+
+	layer top qcow2 $size compressed - "$@"
+	for n in 0 1; do
+		qemu-img snapshot -c s$n "$dir/top"
+		commands 24 plain | qemu-io -f qcow2 "$dir/top" >/dev/null 2>&1 || true
+		sums[n]=$(snapshot_sum s$n)
+	done
+	on_device "$dir/top"
+	for n in 0 1; do
+		[[ $(snapshot_sum s$n) == "${sums[n]}" ]] || fail "s$n has changed"
+		qemu-img snapshot -d s$n "$dir/top"
+	done
+	good "$dir/top"
+}
+
+snapshot_sum() {
+	qemu-img convert -f qcow2 -l snapshot.name="$1" -O raw "$dir/top" "$tmp/s"
+	sha256sum <"$tmp/s"
+	rm "$tmp/s"
+}
+
+test_bitmaps() {
+	local before
+
+	layer top qcow2 $size plain -
+	qemu-img bitmap --add -f qcow2 "$dir/top" b0
+	qemu-img bitmap --add --disable -f qcow2 "$dir/top" b1
+	before=$(sha256sum <"$dir/top")
+	model_of "$dir/top"
+	attach a "$dir/top"
+	run_io a -v
+	detach a
+	[[ $before == "$(sha256sum <"$dir/top")" ]] || fail "reading changes it"
+	on_device "$dir/top"
+	[[ $(qemu-img info "$dir/top" | grep -c in-use) == 2 ]]
+	qemu-img bitmap --remove "$dir/top" b0
+	qemu-img bitmap --remove "$dir/top" b1
+	good "$dir/top"
+}
+
+# test_dirty IMAGE QEMU-IMG-OPTION...: a writer that was lazy about refcounts
+# did not close the image.
+test_dirty() {
+	local image=$1 options
+
+	options=$(IFS=,; echo "compat=1.1,lazy_refcounts=on${2+,${*:2}}")
+	qemu-img create -q -f qcow2 -o "$options" "$image" $size
+	{ commands 24 plain; echo flush; echo abort; } |
+		qemu-io -f qcow2 "$image" >/dev/null 2>&1 || true
+	is_dirty "$image"
+	model_of "$image"
+	attach a "$image"
+	run_io a -v
+	run_io a -z -j 4 -n 40
+	[[ $(mode a) == rw ]]
+	detach a
+	is_dirty "$image"
+	attach a "$image"
+	run_io a -v
+	run_io a -z -n 20
+	detach a
+	is_dirty "$image"
+	qemu-img check -q -r all -f qcow2 "$image"
+	good "$image"
+	same "$image" "$tmp/model.a"
+}
+
+is_dirty() {
+	[[ $(od -A n -t u1 -j 79 -N 1 "$1") == *1 ]] || fail "$1 is not dirty"
+}
+
 # Data at the bottom of 256 layers.
 test_deep() {
 	local n options=()
@@ -158,35 +235,96 @@ test_deep() {
 	rm -f "$dir"/m* "$dir/next"
 }
 
-# A hundred overlays over one base, which is open once.
+# Many overlays over one base, which is open once.
 test_many_overlays() {
-	local n before after tables=''
+	local count n before after line tables=''
+
+	count=$(few 100 20)
 
 	layer base qcow2 $size compressed - cluster_size=64k
 	qemu-img convert -f qcow2 -O raw "$dir/base" "$tmp/model.base"
-	for ((n = 0; n < 100; n++)); do
-		((n)) || qemu-img create -q -f qcow2 -F qcow2 -b "$dir/base" \
-			"$dir/o0" $size
-		((!n)) || cp "$dir/o0" "$dir/o$n"
-	done
-	for ((n = 0; n < 100; n++)); do
-		tables+="o$n,,,rw,$(table "$dir/o$n" backing qcow2 "$dir/base");"
-	done
+	qemu-img create -q -f qcow2 -F qcow2 -b "$dir/base" "$dir/o0" $size
+	line=$(table "$dir/o0" backing qcow2 "$dir/base")
+	# no program for each: here they take long to start
+	for ((n = 0; n < count; n++)); do
+		tables+="o$n,,,rw,${line/"$dir/o0"/$dir/o$n};"
+		((!n)) || echo "$dir/o$n"
+	done >"$tmp/overlays"
+	xargs -a "$tmp/overlays" tee <"$dir/o0" >/dev/null
 	before=$(awk '/MemAvailable/ { print $2 }' /proc/meminfo)
 	dmsetup create --concise "${tables%;}"
 	after=$(awk '/MemAvailable/ { print $2 }' /proc/meminfo)
-	echo "memory for each of a hundred: $(((before - after) / 100)) KiB"
-	for n in 0 50 99; do
+	echo "memory for each of $count: $(((before - after) / count)) KiB"
+	for n in 0 $((count / 2)) $((count - 1)); do
 		cp --sparse=always "$tmp/model.base" "$tmp/model.o$n"
 		run_io "o$n" -v
 		run_io "o$n" -z -n 30
 	done
-	dmsetup remove o{0..99}
-	for n in 0 50 99; do
+	for ((n = 0; n < count; n++)); do
+		echo "o$n"
+	done | xargs dmsetup remove
+	for n in 0 $((count / 2)) $((count - 1)); do
 		good "$dir/o$n"
 		same "$dir/o$n" "$tmp/model.o$n"
 	done
 	rm -f "$dir"/o* "$tmp"/model.*
+}
+
+# reads NAME: reads all of a device; prints how often that has read /dev/vdb.
+reads() {
+	local before after _
+
+	read -r before _ </sys/block/vdb/stat
+	dd if="/dev/mapper/$1" of=/dev/null bs=64k iflag=direct status=none
+	read -r after _ </sys/block/vdb/stat
+	echo $((after - before))
+}
+
+# Two overlays over one base, and the host reads the base once.
+test_buffered_backing() {
+	local n base=$mnt/xfs/base sum line options
+
+	host_fs xfs /dev/vdb
+	layer ../xfs/raw raw 20M raw -
+	layer ../xfs/base qcow2 $size compressed "raw ../xfs/raw" cluster_size=64k
+	sum=$(sha256sum "$mnt"/xfs/*)
+	options=(backing qcow2 "$base" backing raw "$mnt/xfs/raw")
+	for n in a b; do
+		qemu-img create -q -f qcow2 -F qcow2 -b "$base" "$dir/$n" $size
+		qemu-img convert -f qcow2 -O raw "$dir/$n" "$tmp/model.$n"
+		attach $n "$dir/$n" "${options[@]}"
+	done
+	reads a >/dev/null
+	n=$(reads b)
+	((n > 20)) || fail "without the option: $n reads"
+	line=$(table "$dir/a" buffered_backing "${options[@]}")
+	dmsetup load a --table "$line"
+	dmsetup suspend a
+	dmsetup resume a
+	[[ $(dmsetup table a) == "$line" ]] || fail "$line: $(dmsetup table a)"
+	detach b
+	attach b "$dir/b" buffered_backing "${options[@]}"
+	sync
+	echo 3 >/proc/sys/vm/drop_caches
+	n=$(reads a)
+	((n > 20)) || fail "for the first: $n reads"
+	n=$(reads b)
+	((n == 0)) || fail "for the second: $n reads"
+	run_io a -v
+	run_io b -v
+	run_io a -z -j 4 -n 50
+	run_io b -z -j 4 -n 50
+	# as long as one wants it
+	detach a
+	n=$(reads b)
+	((n == 0)) || fail "after the first is gone: $n reads"
+	detach b
+	for n in a b; do
+		good "$dir/$n"
+		same "$dir/$n" "$tmp/model.$n"
+	done
+	[[ $sum == "$(sha256sum "$mnt"/xfs/*)" ]] || fail "the base has changed"
+	umount "$mnt/xfs"
 }
 
 # What must not be, and says why.
@@ -249,6 +387,22 @@ test_space() {
 	good "$dir/top"
 }
 
+shrunk() {
+	(($(stat -c %b "$dir/top") < 10000))
+}
+
+# Nobody flushes, and what was discarded is given back all the same.
+test_space_when_idle() {
+	create "$dir/top" $size
+	attach a "$dir/top"
+	dd if=/dev/urandom of=/dev/mapper/a bs=1M count=24 oflag=direct conv=fsync status=none
+	fails shrunk
+	blkdiscard /dev/mapper/a
+	until_ok 60 shrunk
+	detach a
+	good "$dir/top"
+}
+
 # A compressed cluster that is not fails alone.
 test_bad_compressed() {
 	create "$dir/top" $size
@@ -282,9 +436,16 @@ try "a chain of five under extended L2" test_chain extended_l2=on
 try "a base on a device" test_base_on_device
 try "data file" test_data_file
 try "raw data file" test_data_file data_file_raw=on
+try "snapshots" test_snapshots cluster_size=64k
+try "snapshots, extended L2" test_snapshots extended_l2=on,compat=1.1
+try "bitmaps" test_bitmaps
+try "dirty" test_dirty "$dir/top"
+try "dirty, on a device" test_dirty /dev/vdc cluster_size=4k
 try "256 layers" test_deep
 try "many overlays" test_many_overlays
+try "buffered backing" test_buffered_backing
 try "refused" test_refused
 try "space" test_space
+try "space of an idle device" test_space_when_idle
 try "a bad compressed cluster" test_bad_compressed
 finish

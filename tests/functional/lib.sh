@@ -88,6 +88,12 @@ fails() {
 	((status < 124)) || fail "exit status $status: $*"
 }
 
+# few N M: how much of something to do: N, or M on a kernel that watches itself,
+# which is slow, and where somebody asks for it with BRIEF=1.
+few() {
+	[[ ${VM_SLOW-}${BRIEF-} ]] && echo "$2" || echo "$1"
+}
+
 # --- the kernel's log --------------------------------------------------------
 #
 # Programs take long to start where these suites run, so what the kernel says is
@@ -172,7 +178,7 @@ clean_up() {
 			dmsetup remove --retry "$name"
 		done
 	done
-	rm -rf "${tmp:?}"/model* "$tmp"/work
+	rm -rf "${tmp:?}"/model* "$tmp"/scratch
 } &>/dev/null
 
 # --- filesystems and images --------------------------------------------------
@@ -262,6 +268,23 @@ done_with() {
 	detach "$1"
 	good "$2"
 	same "$2" "$tmp/model.$1"
+}
+
+# start_io SECONDS: I/O on the device a, until end_io.
+start_io() {
+	run_io a -j 4 -t "$1" >"$tmp/io.log" 2>&1 &
+	io=$!
+	echo $io >>"$tmp/background"
+	until_ok 30 is_open
+}
+
+is_open() {
+	[[ $(dmsetup info -c --noheadings -o open a) != 0 ]]
+}
+
+end_io() {
+	wait "$io" || fail "$(cat "$tmp/io.log")"
+	cat "$tmp/io.log"
 }
 
 # field NAME NUMBER: a field of the target's status, counted from 1.

@@ -3,6 +3,7 @@
 #
 # The life of a device: tables, suspend, remove, sharing, locks, status, events.
 #
+# brief: table line|suspend under|while suspended|keeps us out|no space
 # vm: -m 2048 -c 2 -d 1G -d 64M -d 128M -t 600
 
 # shellcheck source=tests/functional/lib.sh
@@ -14,23 +15,6 @@ image=$dir/image
 new_image() {
 	create "$image" 32M
 	model a 32M
-}
-
-# I/O that goes on until its $! is waited for.
-start_io() {
-	run_io a -j 4 -t "$1" >"$tmp/io.log" 2>&1 &
-	io=$!
-	echo $io >>"$tmp/background"
-	until_ok 30 is_open
-}
-
-is_open() {
-	[[ $(dmsetup info -c --noheadings -o open a) != 0 ]]
-}
-
-end_io() {
-	wait "$io" || fail "$(cat "$tmp/io.log")"
-	cat "$tmp/io.log"
 }
 
 # --- tables ------------------------------------------------------------------
@@ -118,8 +102,8 @@ test_suspend() {
 		[[ $(mode a) == rw ]]
 		[[ $option == --noflush ]] || {
 			# what is suspended is clean on the disk
-			cp --sparse=always "$image" "$tmp/work"
-			good "$tmp/work"
+			cp --sparse=always "$image" "$tmp/scratch"
+			good "$tmp/scratch"
 		}
 		dmsetup resume a
 	done
@@ -130,11 +114,10 @@ test_suspend() {
 test_remove() {
 	new_image
 	attach a "$image"
-	start_io 5
+	start_io "$(few 5 20)"
 	fails dmsetup remove a
 	end_io
-	start_io 2
-	sleep 0.3
+	start_io "$(few 3 20)"
 	dmsetup remove --deferred a
 	dmsetup info a
 	end_io
@@ -186,7 +169,7 @@ test_readers() {
 	attach a "$image"
 	run_io a -n 100
 	detach a
-	cp --sparse=always "$image" "$tmp/work"
+	cp --sparse=always "$image" "$tmp/scratch"
 	attach a "$image" read_only
 	attach b "$image" read_only
 	ln -f "$tmp/model.a" "$tmp/model.b"
@@ -202,7 +185,7 @@ test_readers() {
 	[[ $(blockdev --getro /dev/mapper/a) == 1 ]]
 	run_io a -v
 	detach a
-	cmp "$image" "$tmp/work"
+	cmp "$image" "$tmp/scratch"
 }
 
 # qemu_holds OPTION...: a server that has the image open; ends with the test.
@@ -262,17 +245,17 @@ test_untouched() {
 	new_image
 	qemu-io -f qcow2 -c 'write -P 5 1M 3M' -c 'write -z 8M 1M' "$image"
 	qemu-img convert -f qcow2 -O raw "$image" "$tmp/model.a"
-	cp --sparse=always "$image" "$tmp/work"
+	cp --sparse=always "$image" "$tmp/scratch"
 	attach a "$image"
 	detach a
-	cmp "$image" "$tmp/work"
+	cmp "$image" "$tmp/scratch"
 	attach a "$image"
 	run_io a -r -n 100
 	dmsetup suspend a
 	dmsetup resume a
 	dd if=/dev/null of=/dev/mapper/a conv=fsync,notrunc status=none
 	detach a
-	cmp "$image" "$tmp/work"
+	cmp "$image" "$tmp/scratch"
 }
 
 # --- status and events -------------------------------------------------------
@@ -313,7 +296,7 @@ fill_host() {
 }
 
 write_clusters() {
-	dd if="$tmp/work" of=/dev/mapper/a bs=64k seek="$1" count=8 \
+	dd if="$tmp/scratch" of=/dev/mapper/a bs=64k seek="$1" count=8 \
 		oflag=direct conv=fsync,notrunc status=none
 }
 
@@ -326,8 +309,8 @@ test_no_space() {
 	create "$mnt/small/image" 48M
 	model a 48M
 	attach a "$mnt/small/image"
-	dd if=/dev/urandom of="$tmp/work" bs=1M count=4 status=none
-	dd if="$tmp/work" of=/dev/mapper/a bs=1M oflag=direct status=none
+	dd if=/dev/urandom of="$tmp/scratch" bs=1M count=4 status=none
+	dd if="$tmp/scratch" of=/dev/mapper/a bs=1M oflag=direct status=none
 	event=$(events)
 	background dmsetup wait a "$event"
 	waiter=$!
@@ -336,7 +319,7 @@ test_no_space() {
 	(($(events) > event))
 
 	# reads, overwrites, flush and suspend go on
-	cmp -n 4M "$tmp/work" /dev/mapper/a
+	cmp -n 4M "$tmp/scratch" /dev/mapper/a
 	write_clusters 0
 	timeout 20 dmsetup suspend a
 	dmsetup resume a
@@ -351,21 +334,36 @@ test_no_space() {
 	rm "$mnt/small/ballast"
 	write_clusters 620
 	[[ $(mode a) == rw ]]
-	cmp -n 4M "$tmp/work" /dev/mapper/a
-	cmp -n 512K "$tmp/work" /dev/mapper/a -i 0:$((620 * 65536))
+	cmp -n 4M "$tmp/scratch" /dev/mapper/a
+	cmp -n 512K "$tmp/scratch" /dev/mapper/a -i 0:$((620 * 65536))
 	detach a
 	good "$mnt/small/image"
 	umount "$mnt/small"
 }
 
-# Not enough room on a device: the same, but there is no way back.
+read_on() {
+	while [[ -e $tmp/scratch ]]; do
+		dd if=/dev/mapper/a of=/dev/null bs=64k count=200 iflag=direct
+	done
+}
+
+# Not enough room on a device: what is discarded is space at once, whoever reads
+# meanwhile.
 test_device_full() {
 	create /dev/vdb 128M
 	model a 128M
 	attach a /dev/vdb
 	fails dd if=/dev/zero of=/dev/mapper/a bs=1M oflag=direct
 	[[ $(mode a) == no_space ]]
-	dd if=/dev/mapper/a of=/dev/null bs=1M iflag=direct
+	touch "$tmp/scratch"
+	background read_on
+	for _ in 1 2 3; do
+		blkdiscard -l 32M /dev/mapper/a
+		dd if=/dev/urandom of=/dev/mapper/a bs=1M count=32 oflag=direct
+		[[ $(mode a) == rw ]]
+	done
+	rm "$tmp/scratch"
+	wait
 	detach a
 	good /dev/vdb
 }

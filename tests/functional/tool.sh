@@ -3,8 +3,8 @@
 #
 # qcow2setup with the module loaded, and the examples of the documentation.
 #
-# vm: -m 1024 -c 2 -d 2G -t 300
-# kernels: 6.12
+# vm: -m 1024 -c 2 -d 2G -d 48M -t 400
+# kernels: 6.12 debug kcsan
 
 # shellcheck source=tests/functional/lib.sh
 source "$(dirname "$0")/lib.sh"
@@ -32,6 +32,39 @@ open_and_close() {
 	qcow2setup close a
 	exits 4 qcow2setup close a
 	good "$image"
+}
+
+# says_read WORDS: of qemu-io, after a comparison.
+says_read() {
+	[[ $1 == *'read 1048576/1048576'* && $1 != *failed* ]] || fail "$1"
+}
+
+# What has not been written back waits for space, and the device with it.
+close_without_space() {
+	local small=$mnt/small/image n
+
+	mkdir -p "$mnt/small"
+	mkfs.ext4 -q -F /dev/vdb
+	mount /dev/vdb "$mnt/small"
+	dd if=/dev/zero of="$mnt/small/fill" bs=1M count=8 status=none
+	create "$tmp/scratch" 1G
+	cp --sparse=always "$tmp/scratch" "$small"	# its tables are holes
+	qcow2setup open "$small" a
+	for ((n = 0; ; n++)); do
+		head -c 1M /dev/zero | tr '\0' "\\$(printf %o $((n + 1)))" |
+			dd of=/dev/mapper/a bs=1M seek="$n" iflag=fullblock \
+				oflag=direct status=none || break
+	done
+	exits 1 qcow2setup close a 2>"$tmp/words"
+	grep -q 'no space' "$tmp/words"
+	rm "$mnt/small/fill"
+	qcow2setup close a
+	good "$small"
+	for ((n--; n >= 0; n--)); do
+		says_read "$(qemu-io -r -f qcow2 \
+			-c "read -P $((n + 1)) ${n}M 1M" "$small")"
+	done
+	umount "$mnt/small"
 }
 
 close_when_idle() {
@@ -100,6 +133,7 @@ example() {
 host_fs ext4 /dev/vda
 try 'open, status, close' open_and_close
 try 'close waits until nobody uses the device' close_when_idle
+try 'close without space' close_without_space
 try 'read-only devices share an image' read_only
 for path in 'a space' $'a\ttab' $'a\nnewline' 'a\backslash' 'a\040code' 'à'; do
 	try "an image in '${path@Q}'" odd_path "$path"
