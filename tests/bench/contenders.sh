@@ -32,6 +32,13 @@ no_ram_disk() {
 	rmdir "/sys/kernel/config/nullb/$1"
 }
 
+# slice NAME START MIB: a part of the set's own disk; sets disk[NAME].
+slice() {
+	dmsetup create "$1" --table \
+		"0 $(($3 * 2048)) linear /dev/vda $(($2 * 2048))"
+	disk[$1]=/dev/mapper/$1
+}
+
 # loop_device NAME OPTION...: of a raw file of that name; sets device[NAME].
 loop_device() {
 	local name=$1
@@ -121,4 +128,91 @@ up_block() {
 down_block() {
 	dmsetup remove block
 	no_ram_disk block
+}
+
+# deep NAME BASE: a table line with BASE under 63 overlays.
+deep() {
+	local n layers=()
+
+	for ((n = 0; n < 63; n++)); do
+		fill overlay "$fs/$1.$n"
+		layers+=(backing qcow2 "$fs/$1.$n")
+	done
+	layers+=(backing qcow2 "$2")
+	# the topmost is the image itself
+	echo "0 $sectors qcow2 ${layers[2]} $((${#layers[@]} - 3)) ${layers[*]:3}"
+}
+
+# warm NAME: a round is too short to have looked everything up once.
+warm() {
+	dd if="/dev/mapper/$1" of=/dev/null bs=1M iflag=direct status=none
+	device[$1]=/dev/mapper/$1
+}
+
+contender deepfile file 'under 63 overlays, dm-qcow2'
+up_deepfile() {
+	fill qcow2 "$fs/deepfile"
+	dmsetup create deepfile --table "$(deep deepfile "$fs/deepfile")"
+	warm deepfile
+}
+down_deepfile() {
+	dmsetup remove deepfile
+}
+
+contender deepblock block 'device under 63, dm-qcow2'
+up_deepblock() {
+	ram_disk deepblock $((mib + mib / 8 + 8))
+	fill qcow2 "${disk[deepblock]}"
+	dmsetup create deepblock --table \
+		"$(deep deepblock "${disk[deepblock]}")"
+	warm deepblock
+}
+down_deepblock() {
+	dmsetup remove deepblock
+	no_ram_disk deepblock
+}
+
+# over NAME IMAGE WHERE: over a base that all of them share.
+over() {
+	[[ -e $fs/base ]] || fill qcow2 "$fs/base"
+	fill "$2" "$3"
+	dmsetup create "$1" --table \
+		"0 $sectors qcow2 $3 3 backing qcow2 $fs/base"
+	device[$1]=/dev/mapper/$1
+}
+
+contender clusters clusters 'overlay in a file'
+up_clusters() {
+	over clusters clusters "$fs/clusters"
+}
+down_clusters() {
+	dmsetup remove clusters
+}
+
+contender subclusters clusters 'the same with subclusters'
+up_subclusters() {
+	over subclusters subclusters "$fs/subclusters"
+}
+down_subclusters() {
+	dmsetup remove subclusters
+}
+
+contender diskclusters diskclusters 'overlay on a disk'
+up_diskclusters() {
+	slice slice0 "$fs_mib" $((2 * mib))
+	over diskclusters clusters "${disk[slice0]}"
+}
+down_diskclusters() {
+	dmsetup remove diskclusters
+	dmsetup remove slice0
+}
+
+contender disksubclusters diskclusters 'the same with subclusters'
+up_disksubclusters() {
+	slice slice1 $((fs_mib + 2 * mib)) $((2 * mib))
+	over disksubclusters subclusters "${disk[slice1]}"
+}
+down_disksubclusters() {
+	dmsetup remove disksubclusters
+	dmsetup remove slice1
 }

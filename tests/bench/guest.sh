@@ -28,6 +28,8 @@ usage() {
 
 here=$(dirname "$(readlink -f "$0")")
 images='' only='' runs=5 msec=1000 turns='' quiet='' anew=''
+file_disk=''			# what a set wants in place of memory: /dev/vda
+declare -A against=()		# what a set compares with something else
 tmp=/run/bench
 fs=$tmp/fs
 
@@ -58,9 +60,13 @@ up() {
 	local name
 
 	# Few inodes and no lazy work, which would go on in the background.
-	ram_disk files $((${#contenders[@]} * (mib + mib / 8 + 16) + 256))
-	mkfs.ext4 -q -N 256 -J size=16 -E lazy_itable_init=0,nodiscard \
-		"${disk[files]}"
+	if [[ $file_disk ]]; then
+		slice files 0 "$fs_mib"
+	else
+		ram_disk files "$fs_mib"
+	fi
+	mkfs.ext4 -q -F -N 256 -J size=16 -E lazy_itable_init=0,nodiscard \
+		"${disk[files]}" "${fs_mib}M"
 	mkdir -p "$fs"
 	mount "${disk[files]}" "$fs"
 	for name in "${contenders[@]}"; do
@@ -77,7 +83,11 @@ down() {
 		"down_$name"
 	done
 	umount "$fs"
-	no_ram_disk files
+	if [[ $file_disk ]]; then
+		dmsetup remove files
+	else
+		no_ram_disk files
+	fi
 }
 
 # What fio is to do in the given rounds: in each, one workload after the other,
@@ -154,11 +164,17 @@ workloads=("$@")
 [[ ! $only ]] || read -ra contenders <<<"$only"
 # shellcheck source=tests/bench/contenders.sh
 source "$here/contenders.sh"
+for name in "${!against[@]}"; do
+	base[$name]=${against[$name]}
+done
+fs_mib=$((${#contenders[@]} * (mib + mib / 8 + 16) + 256))
 mkdir -p "$tmp"
 [[ ! $turns ]] || take_turns
 modprobe -a null_blk loop ext4
 [[ " ${contenders[*]} " != *" nbd "* ]] || modprobe nbd
-[[ " ${contenders[*]} " != *" crypt "* ]] || modprobe dm-crypt
+# with its cipher: a clock that counts instructions does not wait for modules, and
+# whoever waits for a cipher loses patience
+[[ " ${contenders[*]} " != *" crypt "* ]] || modprobe -a dm-crypt xts aesni-intel
 
 if [[ $anew ]]; then
 	for ((round = 0; round <= runs; round++)); do

@@ -18,30 +18,15 @@ fi
 cd "$(dirname "$(readlink -f "$0")")"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-count=0 failed=0
-status=''
+# shellcheck source=tests/lib/ok.sh
+source ../lib/ok.sh
 
 # guest [OPTION]... -- COMMAND...: leaves $status, $tmp/stdout and $tmp/stderr.
 guest() {
 	status=0
-	./run -t 120 "$@" >"$tmp/stdout" 2>"$tmp/stderr" || status=$?
-}
-
-# ok NAME COMMAND...: a test that passes if the command succeeds.
-ok() {
-	local name=$1
-
-	shift
-	count=$((count + 1))
-	if "$@"; then
-		echo "ok $name"
-	else
-		failed=$((failed + 1))
-		echo "not ok $name"
-		printf '# %s\n' "failed: $*" "exit status $status"
-		sed 's/^/# stdout: /' "$tmp/stdout"
-		sed 's/^/# stderr: /' "$tmp/stderr"
-	fi
+	./run -c 1 -t 120 "$@" >"$tmp/stdout" 2>"$tmp/stderr" || status=$?
+	# which happens, and is not what is tested
+	sed -i '/did not boot: once more/d' "$tmp/stderr"
 }
 
 is() {
@@ -116,8 +101,8 @@ test_icount() {
 
 test_time_limit() {
 	# shellcheck disable=SC2016 # for the guest
-	guest -t 14 -o "$tmp/out-late" -- \
-		bash -c 'echo early >$VM_OUT/file; sync; echo out; sleep 60; echo late'
+	guest -t 60 -o "$tmp/out-late" -- \
+		bash -c 'echo early >$VM_OUT/file; sync; echo out; sleep 120; echo late'
 	ok "time limit: 124" is "$status" 124
 	ok "time limit: output until then" is "$(cat "$tmp/stdout")" out
 	ok "time limit: VM_OUT comes back" is "$(cat "$tmp/out-late/file")" early
@@ -126,7 +111,8 @@ test_time_limit() {
 test_panic() {
 	local start=$SECONDS
 
-	guest -- bash -c 'echo before; echo c >/proc/sysrq-trigger; sleep 100'
+	# what is still in the guest's pipe is lost
+	guest -- bash -c 'echo before; sleep 2; echo c >/proc/sysrq-trigger; sleep 100'
 	ok "panic: 125" is "$status" 125
 	ok "panic: at once" between 0 $((SECONDS - start)) 60
 	ok "panic: the kernel's words" says 'sysrq triggered crash' stderr
@@ -136,9 +122,10 @@ test_panic() {
 # make_trouble KERNEL WHAT...: what a module does wrong that only the kernel
 # tells.
 make_trouble() {
-	local kernel=$1 kdir
+	local kernel=$1 kdir cpus=1
 
 	shift
+	[[ $kernel != kcsan ]] || cpus=2	# who race
 	case $kernel in
 	debug | kcsan) kdir=$(./build-kernel "$kernel") ;;
 	*) kdir=/lib/modules/$(sed -n "s/^$kernel = //p" "$tmp/releases")/build ;;
@@ -148,7 +135,7 @@ make_trouble() {
 	make -s -C "$kdir" M="$tmp/trouble" modules \
 		CONFIG_DEBUG_INFO_BTF_MODULES= >&2
 	# shellcheck disable=SC2016 # for the guest
-	guest -k "$kernel" -- sh -c '
+	guest -k "$kernel" -c $cpus -- sh -c '
 		cd "$1"
 		shift
 		for what; do
@@ -188,7 +175,7 @@ test_debug() {
 
 test_kcsan() {
 	test_trouble kcsan race 'BUG: KCSAN: data-race in .*race'
-	guest -k kcsan -- true
+	guest -k kcsan -c 2 -- true
 	ok "kcsan: exit status" is "$status" 0
 	ok "kcsan: races of others do not count" is "$(cat "$tmp/stderr")" ''
 }
