@@ -190,7 +190,8 @@ void dm_qcow2_log(void *be, const char *msg)
 {
 	struct dm_qcow2_host *h = be;
 
-	DMERR_LIMIT("%s: %s", h->name, msg);
+	if (__ratelimit(&h->log_limit))
+		DMERR("%s: %s", h->name, msg);
 }
 
 /* Every table that uses the image raises an event. */

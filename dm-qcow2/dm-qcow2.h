@@ -23,6 +23,7 @@
 #include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/percpu.h>
+#include <linux/ratelimit.h>
 #include <linux/spinlock.h>
 #include <linux/wait.h>
 
@@ -89,6 +90,7 @@ struct dm_qcow2_counts {
  * @data: I: the external data file, or NULL; held
  * @layer: I, but size: Z; this one, for the image above
  * @name: I: for messages
+ * @log_limit: of what this one says: another's noise must not hide why it failed
  * @inode: I: of a regular file, or NULL
  * @bdev: I: the block device, or NULL
  * @file: I: opened by path, holds the locks; NULL for a major:minor
@@ -133,6 +135,7 @@ struct dm_qcow2_host {
 	struct qcow2_layer layer;
 
 	char *name;
+	struct ratelimit_state log_limit;
 	struct inode *inode;
 	struct block_device *bdev;
 	struct file *file;

@@ -267,6 +267,8 @@ static struct dm_qcow2_host *new_host(const struct wanted *w, struct file *file)
 
 	if (!h)
 		return NULL;
+	ratelimit_state_init(&h->log_limit, DEFAULT_RATELIMIT_INTERVAL,
+			     DEFAULT_RATELIMIT_BURST);
 	mutex_init(&h->rmw_lock);
 	mutex_init(&h->resize_lock);
 	mutex_init(&h->users_lock);
