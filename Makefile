@@ -53,7 +53,7 @@ DEPS := bash build-essential pkg-config git python3 rsync cpio zstd lz4 xz-utils
 	libkeyutils-dev zlib1g-dev libzstd-dev libcryptsetup-dev \
 	qemu-system-x86 qemu-system-data qemu-utils seabios ipxe-qemu \
 	busybox-static strace dmsetup cryptsetup-bin keyutils nbd-client fio \
-	gnuplot-nox e2fsprogs xfsprogs sparse codespell shellcheck clang \
+	gnuplot-nox e2fsprogs xfsprogs zfs-fuse sparse codespell shellcheck clang \
 	libclang-rt-14-dev coccinelle lcov
 
 .PHONY: deps
@@ -248,6 +248,12 @@ crash: deps ## crash states by the million, power cuts by the hundred; SCALE=N
 	status=0; CRASH_SCALE=$(SCALE) tests/run crash || status=1; \
 	CYCLES=$$((20 * $(SCALE))) GUEST_SECONDS=40000 \
 		TESTS='durability|replay' tests/run guest && exit $$status
+
+# See tests/soak/run --help for what repeats it, or one guest of it.
+.PHONY: soak
+soak: deps ## everything at random, under memory pressure; HOURS=N, SEED=N
+	@$(AFTER_DEPS) tools functional-programs
+	@tests/soak/run
 
 .PHONY: bench
 bench: deps ## dm-qcow2 beside loop, dm-linear, qemu-nbd, dm-crypt; BENCH=PART
