@@ -193,6 +193,7 @@ hog_down() {
 # --- episodes ----------------------------------------------------------------
 
 tidy() {
+	set +e
 	[[ ! -d $knob ]] || {
 		umount "$host"
 		echo 0 >"$knob/power"
