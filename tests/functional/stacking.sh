@@ -30,29 +30,43 @@ echo 120 >/proc/sys/kernel/hung_task_timeout_secs
 
 # --- filesystems -------------------------------------------------------------
 
-# There is one daemon for all pools. It is not to be the one that is killed when
-# memory is short, as in Debian's own script.
+# pool_of PLACE COMMAND...: each place has a daemon of its own, or one that writes
+# to a pool whose image it holds itself would wait for itself. They are told apart
+# by where their socket and lock are.
+pool_of() {
+	ln -sfn "$tmp/zfs.$1" /run/zfs
+	ln -sfn "$tmp/zfs.$1" /run/lock/zfs
+	shift
+	"$@"
+}
+
+# The daemon is not to be what is killed when memory is short, as in Debian's own
+# script.
 zfs_up() {
-	[[ ! -e $tmp/zfs ]] || return 0
+	local place=$1
+
+	[[ ! -e $tmp/zfs.$place ]] || return 0
 	modprobe fuse || true
-	mkdir -p /run/lock /run/zfs
-	zfs-fuse --no-kstat-mount -n -m 16 &>"$tmp/zfs.log" &
-	echo $! >"$tmp/zfs"
-	echo -1000 >"/proc/$!/oom_score_adj"
-	until_ok 30 zpool list
+	mkdir -p /run/lock "$tmp/zfs.$place"
+	pool_of "$place" exec zfs-fuse --no-kstat-mount -n -m 16 &>"$tmp/zfs.log" &
+	echo $! >"$tmp/zfs.$place/daemon"
+	until_ok 30 pool_of "$place" zpool list
+	echo -1000 >"/proc/$(<"$tmp/zfs.$place/daemon")/oom_score_adj"
 }
 
 # Also when a test has failed: pools hold their devices.
 zfs_down() {
-	local pool
+	local place daemon
 
-	[[ -e $tmp/zfs ]] || return 0
-	for pool in guest host; do
-		! zpool list $pool &>/dev/null || zpool export -f $pool || true
+	for place in guest host; do
+		[[ -e $tmp/zfs.$place ]] || continue
+		! pool_of $place zpool list $place &>/dev/null ||
+			pool_of $place zpool export -f $place || true
+		daemon=$(<"$tmp/zfs.$place/daemon")
+		kill "$daemon"
+		wait "$daemon" || true
+		rm -r "$tmp/zfs.$place"
 	done
-	kill "$(<"$tmp/zfs")"
-	wait "$(<"$tmp/zfs")" || true
-	rm "$tmp/zfs"
 }
 
 # A filesystem that somebody killed zfs-fuse under is mounted still.
@@ -69,8 +83,8 @@ fs_make() {
 	ext4) mkfs.ext4 -q -F -E nodiscard "$2" ;;
 	xfs) mkfs.xfs -q -f -K "$2" ;;
 	zfs)
-		zfs_up
-		zpool create -f -o cachefile=none -m "$mnt/$3" "$3" "$2"
+		zfs_up "$3"
+		pool_of "$3" zpool create -f -o cachefile=none -m "$mnt/$3" "$3" "$2"
 		return ;;
 	esac
 	fs_mount "$@"
@@ -78,7 +92,7 @@ fs_make() {
 
 fs_mount() {
 	if [[ $1 == zfs ]]; then
-		zpool import -o cachefile=none -d "$(dirname "$2")" "$3"
+		pool_of "$3" zpool import -o cachefile=none -d "$(dirname "$2")" "$3"
 	else
 		modprobe "$1" || true
 		mount -t "$1" "$2" "$mnt/$3"
@@ -87,7 +101,7 @@ fs_mount() {
 
 fs_umount() {
 	if [[ $1 == zfs ]]; then
-		zpool export "$3"
+		pool_of "$3" zpool export "$3"
 	else
 		umount "$mnt/$3"
 	fi
@@ -100,7 +114,7 @@ fs_check() {
 	xfs) xfs_repair -n "$2" ;;
 	zfs)
 		fs_mount "$@"
-		zpool status -x "$3" | tee "$tmp/zpool"
+		pool_of "$3" zpool status -x "$3" | tee "$tmp/zpool"
 		grep -q 'is healthy' "$tmp/zpool"
 		fs_umount "$@" ;;
 	esac
