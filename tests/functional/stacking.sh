@@ -54,31 +54,33 @@ zfs_up() {
 	echo -1000 >"/proc/$(<"$tmp/zfs.$place/daemon")/oom_score_adj"
 }
 
-# Also when a test has failed: pools hold their devices.
+# zfs_down PLACE: also when a test has failed.
 zfs_down() {
-	local place daemon
+	local daemon=$tmp/zfs.$1/daemon
 
-	for place in guest host; do
-		[[ -e $tmp/zfs.$place ]] || continue
-		! pool_of $place zpool list $place &>/dev/null ||
-			pool_of $place zpool export -f $place || true
-		daemon=$(<"$tmp/zfs.$place/daemon")
-		kill "$daemon"
-		wait "$daemon" || true
-		rm -r "$tmp/zfs.$place"
-	done
+	[[ -e $daemon ]] || return 0
+	! pool_of "$1" zpool list "$1" || pool_of "$1" zpool export -f "$1"
+	kill "$(<"$daemon")"
+	wait "$(<"$daemon")"
+	rm -r "$tmp/zfs.$1"
 }
 
-# A filesystem that somebody killed zfs-fuse under is mounted still.
+# From the top to the bottom. What is suspended cannot be unmounted.
 tidy() {
 	set +e
-	zfs_down
+	[[ ! -e $tmp/background ]] || xargs -r kill <"$tmp/background"
+	dmsetup ls | awk '{ print $1 }' | xargs -r -n 1 dmsetup resume
+	zfs_down guest
 	! mountpoint -q "$guest" || umount "$guest"
+	clean_up
+	losetup -D
+	zfs_down host
 	! mountpoint -q "$host" || umount "$host"
 } &>/dev/null
 
 # fs_make TYPE DEVICE PLACE: a new filesystem, mounted on $mnt/PLACE.
 fs_make() {
+	trap tidy EXIT
 	case $1 in
 	ext4) mkfs.ext4 -q -F -E nodiscard "$2" ;;
 	xfs) mkfs.xfs -q -f -K "$2" ;;
@@ -95,7 +97,8 @@ fs_mount() {
 		pool_of "$3" zpool import -o cachefile=none -d "$(dirname "$2")" "$3"
 	else
 		modprobe "$1" || true
-		mount -t "$1" "$2" "$mnt/$3"
+		# a device that is suspended is not mounted
+		until_ok 30 mount -t "$1" "$2" "$mnt/$3"
 	fi
 }
 
@@ -186,7 +189,6 @@ on_device() {
 test_pair() {
 	local above=$1 below=$2
 
-	trap tidy EXIT
 	fs_make "$below" /dev/vda host
 	create "$image" $size
 	attach a "$image"
@@ -201,7 +203,6 @@ test_pair() {
 test_on_zfs() {
 	local above=$1 load=$2 start loop
 
-	trap tidy EXIT
 	fs_make zfs /dev/vda host
 	truncate -s $size "$host/raw"
 	loop=$(losetup -f --show "$host/raw")
@@ -341,7 +342,8 @@ test_devices_on_itself() {
 
 # --- tables that come and go -------------------------------------------------
 
-# Until $tmp/scratch is gone.
+# Until $tmp/scratch is gone. A filesystem that is being unmounted cannot be
+# frozen: EINVAL, by the kernel.
 churn() {
 	local n name open
 
@@ -352,7 +354,7 @@ churn() {
 		[[ -e $tmp/scratch ]] || break
 		for name; do
 			case $((n % 4)) in
-			0) dmsetup suspend "$name" ;;
+			0) until_ok 30 dmsetup suspend "$name" ;;
 			1) dmsetup suspend --noflush "$name" ;;
 			2) dmsetup suspend --nolockfs "$name" ;;
 			3)
@@ -360,7 +362,7 @@ churn() {
 				dmsetup clear "$name" ;;
 			esac
 			dmsetup load "$name" --table "$(dmsetup table "$name")"
-			dmsetup resume "$name"
+			until_ok 30 dmsetup resume "$name"
 		done
 		fails dmsetup remove a
 	done
