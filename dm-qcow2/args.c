@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * This file owns the grammar of the table line: all of it, also the options
- * whose features are not there yet, so that they are refused by name.
+ * This file owns the grammar of the table line: all of it, also the option whose
+ * feature is not there yet, so that it is refused by name.
  *
  *	<image> [<#opt_params> <opt_params>]
  */
@@ -139,6 +139,33 @@ static int set_data_file(struct parse *p, char **argv)
 	return 0;
 }
 
+static int set_cipher(struct parse *p, const char *cipher, const char *key)
+{
+	struct dm_qcow2_layer_args *l = &p->args->layers[p->args->nr_layers - 1];
+
+	if (l->cipher)
+		return repeated(p);
+	if (l->raw)
+		return wrong(p, "A raw layer is not encrypted");
+	l->cipher = kstrdup(cipher, GFP_KERNEL);
+	l->key = unescape(key);
+	if (!l->cipher || !l->key) {
+		*p->error = "Out of memory";
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+static int set_luks(struct parse *p, char **argv)
+{
+	return set_cipher(p, argv[1], argv[2]);
+}
+
+static int set_aes(struct parse *p, char **argv)
+{
+	return set_cipher(p, "", argv[1]);
+}
+
 static const struct option options[] = {
 	{ "read_only", 1, set_read_only },
 	{ "sector_size", 2, set_sector_size },
@@ -147,8 +174,8 @@ static const struct option options[] = {
 	{ "buffered_backing", 1, set_buffered_backing },
 	{ "backing", 3, set_backing },
 	{ "data_file", 2, set_data_file },
-	{ "luks", 3 },
-	{ "aes", 2 },
+	{ "luks", 3, set_luks },
+	{ "aes", 2, set_aes },
 	{ "snapshot", 2 },
 };
 
@@ -170,11 +197,11 @@ static int parse_options(struct parse *p, unsigned int n, char **argv)
 
 		if (!o)
 			return wrong(p,
-				     "Unknown option; known are read_only, sector_size, cache_bytes, no_discard_passdown, buffered_backing, backing, data_file");
+				     "Unknown option; known are read_only, sector_size, cache_bytes, no_discard_passdown, buffered_backing, backing, data_file, luks, aes");
 		if (o->words > n)
 			return wrong(p, "The last option lacks its value");
 		if (!o->set) {
-			*p->error = "Options 'luks', 'aes' and 'snapshot' are not supported yet";
+			*p->error = "Option 'snapshot' is not supported yet";
 			return -EOPNOTSUPP;
 		}
 		ret = o->set(p, argv);
@@ -197,6 +224,8 @@ void dm_qcow2_free_args(struct dm_qcow2_args *args)
 	for (i = 0; i < args->nr_layers; i++) {
 		kfree(args->layers[i].path);
 		kfree(args->layers[i].data_path);
+		kfree(args->layers[i].cipher);
+		kfree(args->layers[i].key);
 	}
 	kfree(args->layers);
 }

@@ -177,12 +177,20 @@ static void piece_end_io(struct bio *clone)
 void dm_qcow2_bdev_submit(struct dm_qcow2_io *io)
 {
 	struct dm_qcow2_host *h = io->holder;
-	struct bio *clone = bio_alloc_clone(h->bdev, io->bio, GFP_NOIO, &h->bs);
+	struct bvec_iter iter;
+	struct bio *bio = dm_qcow2_piece_bio(io, &iter);
+	struct bio *clone = bio_alloc_clone(h->bdev, bio, GFP_NOIO, &h->bs);
 
-	/* FUA is the committer's part; nobody would poll for our clone */
-	clone->bi_opf &= ~(REQ_FUA | REQ_PREFLUSH | REQ_POLLED);
-	clone->bi_iter = io->left;
-	clone->bi_iter.bi_size = io->piece;
+	if (bio != io->bio) {
+		clone->bi_opf = io->bio->bi_opf;
+		clone->bi_ioprio = bio_prio(io->bio);
+		bio_clone_blkg_association(clone, io->bio);
+	}
+	/* nobody would poll for our clone */
+	clone->bi_opf &= ~(REQ_PREFLUSH | REQ_POLLED);
+	if (io->commit) /* FUA is the committer's part */
+		clone->bi_opf &= ~REQ_FUA;
+	clone->bi_iter = iter;
 	clone->bi_iter.bi_sector = io->pos >> SECTOR_SHIFT;
 	clone->bi_private = io;
 	clone->bi_end_io = piece_end_io;

@@ -293,18 +293,18 @@ static void iocb_complete(struct kiocb *iocb, long ret)
 	iocb_put(io);
 }
 
-/* The bio's pages from what is left, as long as the piece. */
+/* The pages of the piece. */
 static void piece_iter(struct dm_qcow2_io *io, struct iov_iter *iter, bool write)
 {
-	struct bvec_iter left = io->left, i;
+	struct bvec_iter left, i;
+	struct bio *bio = dm_qcow2_piece_bio(io, &left);
 	unsigned int nr = 0;
 	struct bio_vec bv;
 
-	left.bi_size = io->piece;
-	__bio_for_each_bvec(bv, io->bio, i, left)
+	__bio_for_each_bvec(bv, bio, i, left)
 		nr++;
 	iov_iter_bvec(iter, write ? ITER_SOURCE : ITER_DEST,
-		      __bvec_iter_bvec(io->bio->bi_io_vec, left), nr, io->piece);
+		      __bvec_iter_bvec(bio->bi_io_vec, left), nr, io->piece);
 	iter->iov_offset = left.bi_bvec_done;
 }
 

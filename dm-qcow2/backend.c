@@ -106,10 +106,11 @@ int dm_qcow2_rmw(struct dm_qcow2_host *h, bool write, u64 pos, void *buf,
  */
 int dm_qcow2_rmw_bio(struct dm_qcow2_io *io)
 {
-	struct bvec_iter iter = io->left;
+	struct bvec_iter iter;
+	struct bio *bio = dm_qcow2_piece_bio(io, &iter);
 
 	return rmw(io->holder, op_is_write(bio_op(io->bio)), io->pos, io->piece,
-		   NULL, io->bio, &iter);
+		   NULL, bio, &iter);
 }
 
 /**
@@ -137,7 +138,7 @@ int dm_qcow2_rw(void *be, bool write, const struct qcow2_iovec *v,
 }
 
 /* The last cluster of a device may be cut short; a file can be read beyond its end. */
-int dm_qcow2_data_read(void *be, u64 guest, u64 pos, void *buf, u32 len)
+int dm_qcow2_data_read(void *be, u64 pos, void *buf, u32 len)
 {
 	struct dm_qcow2_host *h = be;
 	u64 end = h->bdev ? dm_qcow2_host_end(h) : U64_MAX;
@@ -148,7 +149,7 @@ int dm_qcow2_data_read(void *be, u64 guest, u64 pos, void *buf, u32 len)
 	return there ? dm_qcow2_rw(be, false, &v, 1) : 0;
 }
 
-int dm_qcow2_data_write(void *be, u64 guest, u64 pos, void *buf, u32 len)
+int dm_qcow2_data_write(void *be, u64 pos, void *buf, u32 len)
 {
 	struct qcow2_iovec v = { pos, buf, len };
 

@@ -10,6 +10,7 @@
 #define DM_QCOW2_COMPAT_H
 
 #include <linux/blkdev.h>
+#include <linux/crypto.h>
 #include <linux/fs.h>
 
 #ifndef HAVE_BLK_MODE_T
@@ -17,6 +18,22 @@ typedef fmode_t blk_mode_t;
 #define BLK_OPEN_READ FMODE_READ
 #define BLK_OPEN_WRITE FMODE_WRITE
 #endif
+
+/* What the callback of an asynchronous cipher gets. */
+#ifdef HAVE_CRYPTO_COMPLETION_DATA
+typedef void compat_crypto_arg;
+#else
+typedef struct crypto_async_request compat_crypto_arg;
+#endif
+
+static inline void *compat_crypto_data(compat_crypto_arg *arg)
+{
+#ifdef HAVE_CRYPTO_COMPLETION_DATA
+	return arg;
+#else
+	return arg->data;
+#endif
+}
 
 #ifndef HAVE_FILE_BDEV
 static inline struct block_device *file_bdev(struct file *bdev_file)

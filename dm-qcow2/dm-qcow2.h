@@ -6,8 +6,8 @@
  * Locks, outermost first, all above those of core/image.h:
  *
  *   R:  registry_lock, a mutex: the list of hosts, their users' counts
- *   Z:  host->resize_lock, a mutex: the size of the disk, and whether the device
- *       runs
+ *   Z:  host->resize_lock, a mutex: the size of the disk, its key, and whether the
+ *       device runs
  *   U:  host->users_lock, a mutex: the tables that hear of a mode change
  *   X:  host->rmw_lock, a mutex: read-modify-write below the host's alignment
  *   J:  host->jobs_lock, a spinlock, taken with interrupts off: the lists of
@@ -27,6 +27,7 @@
 #include <linux/spinlock.h>
 #include <linux/wait.h>
 
+#include "core/data.h"
 #include "core/image.h"
 #include "core/write.h"
 
@@ -38,11 +39,15 @@
  * struct dm_qcow2_layer_args - what a table line says of one layer
  * @path: an absolute path or what dm_get_device() takes
  * @data_path: of its external data file, or NULL
+ * @cipher: as its LUKS header names it; "": the legacy AES encryption; NULL: none
+ * @key: a reference to a key of the keyring; with @cipher
  * @raw: it is not qcow2, but the bytes as they are
  */
 struct dm_qcow2_layer_args {
 	char *path;
 	char *data_path;
+	char *cipher;
+	char *key;
 	bool raw;
 };
 
@@ -71,6 +76,8 @@ struct dm_qcow2_args {
 int dm_qcow2_parse_args(unsigned int argc, char **argv,
 			struct dm_qcow2_args *args, char **error);
 void dm_qcow2_free_args(struct dm_qcow2_args *args);
+
+struct dm_qcow2_crypt;
 
 /* Per CPU: which way the bios went. */
 struct dm_qcow2_counts {
@@ -103,6 +110,7 @@ struct dm_qcow2_counts {
  * @size0: I: size of the file when it was opened, in bytes
  * @end: A: without @img: where it is known to reach, in bytes
  * @img: I: the image; NULL if this is none
+ * @crypt: I: its encryption, or NULL
  * @bs: I: for bios of our own
  * @rmw_lock: X itself
  * @rmw_page: X: bounce buffer
@@ -148,6 +156,7 @@ struct dm_qcow2_host {
 	u64 end;
 
 	struct qcow2_image *img;
+	struct dm_qcow2_crypt *crypt;
 	struct bio_set bs;
 
 	struct mutex rmw_lock;	/* X */
@@ -214,6 +223,7 @@ enum dm_qcow2_stage {
 	DM_QCOW2_MAP,		/* a worker is to look the mapping up */
 	DM_QCOW2_READY,		/* mapped; a worker is to submit it */
 	DM_QCOW2_SUBMITTED,	/* with the host */
+	DM_QCOW2_DECRYPT,	/* read; a worker is to decrypt it */
 	DM_QCOW2_LINK,		/* written; a worker is to end the step */
 	DM_QCOW2_COMMIT,	/* waits for the committer */
 	DM_QCOW2_DONE,
@@ -225,6 +235,8 @@ enum dm_qcow2_stage {
  * @host: the image
  * @holder: the host that holds the piece: the image's own, a layer's, its data
  *	file's
+ * @crypt: how the piece is encrypted there, or NULL
+ * @bounce: a piece that is written, encrypted; or NULL
  * @guest: offset in the virtual disk of what is left, in bytes
  * @stage: see above
  * @commit: complete only after a commit (FUA through metadata, FLUSH)
@@ -247,6 +259,8 @@ struct dm_qcow2_io {
 	struct bio *bio;
 	struct dm_qcow2_host *host;
 	struct dm_qcow2_host *holder;
+	struct dm_qcow2_crypt *crypt;
+	struct bio *bounce;
 	u64 guest;
 	enum dm_qcow2_stage stage;
 	bool commit;
@@ -266,12 +280,38 @@ struct dm_qcow2_io {
 	long iocb_ret;
 };
 
+/* The memory of a piece, as it is on the host; @iter becomes as long as the piece. */
+static inline struct bio *dm_qcow2_piece_bio(const struct dm_qcow2_io *io,
+					     struct bvec_iter *iter)
+{
+	*iter = io->bounce ? io->bounce->bi_iter : io->left;
+	iter->bi_size = io->piece;
+	return io->bounce ?: io->bio;
+}
+
 /* io.c */
 int dm_qcow2_map(struct dm_target *ti, struct bio *bio);
 int dm_qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error);
 void dm_qcow2_run_job(struct dm_qcow2_io *io);
 void dm_qcow2_finish(struct dm_qcow2_io *io, int error);
 void dm_qcow2_piece_done(struct dm_qcow2_io *io, int error);
+
+/* crypt.c */
+struct dm_qcow2_crypt *dm_qcow2_new_crypt(const char *host, const char *words,
+					  const char *key, char **error);
+void dm_qcow2_free_crypt(struct dm_qcow2_crypt *c);
+struct qcow2_cipher *dm_qcow2_cipher_of(struct dm_qcow2_crypt *c);
+struct dm_qcow2_crypt *dm_qcow2_crypt_of(struct qcow2_cipher *cipher);
+bool dm_qcow2_same_crypt(const struct dm_qcow2_crypt *c, const char *words,
+			 const char *key);
+int dm_qcow2_set_key(struct dm_qcow2_crypt *c, const char *reference,
+		     char **error);
+int dm_qcow2_wipe_key(struct dm_qcow2_crypt *c);
+const char *dm_qcow2_key_of(const struct dm_qcow2_crypt *c);
+bool dm_qcow2_has_key(const struct dm_qcow2_crypt *c);
+int dm_qcow2_encrypt(struct dm_qcow2_io *io);
+int dm_qcow2_decrypt(struct dm_qcow2_io *io);
+void dm_qcow2_free_bounce(struct dm_qcow2_io *io);
 
 /* worker.c */
 int dm_qcow2_start_threads(struct dm_qcow2_host *h);
@@ -302,14 +342,15 @@ int dm_qcow2_rmw(struct dm_qcow2_host *h, bool write, u64 pos, void *buf,
 		 u32 len);
 int dm_qcow2_rmw_bio(struct dm_qcow2_io *io);
 int dm_qcow2_write_zeros(struct dm_qcow2_host *h, u64 pos, u64 len);
-int dm_qcow2_data_read(void *be, u64 guest, u64 pos, void *buf, u32 len);
-int dm_qcow2_data_write(void *be, u64 guest, u64 pos, void *buf, u32 len);
+int dm_qcow2_data_read(void *be, u64 pos, void *buf, u32 len);
+int dm_qcow2_data_write(void *be, u64 pos, void *buf, u32 len);
 void dm_qcow2_log(void *be, const char *msg);
 void dm_qcow2_mode_changed(void *be);
 
 /* registry.c */
 int dm_qcow2_attach(struct dm_qcow2 *c, char **error);
 void dm_qcow2_detach(struct dm_qcow2 *c);
+int dm_qcow2_change_key(struct dm_qcow2 *c, const char *reference);
 
 /* locks.c */
 int dm_qcow2_lock(struct file *file, bool write);

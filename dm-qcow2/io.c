@@ -11,6 +11,9 @@
  *
  * A job handles its bio piece by piece, where a piece is what one mapping
  * covers. A piece is submitted asynchronously; its end queues the job again.
+ *
+ * Where an image is encrypted, a worker encrypts what is to be written before it
+ * submits it, and decrypts what has been read; the rest is the same.
  */
 #include <linux/blkdev.h>
 
@@ -18,6 +21,9 @@
 #include "core/inflate.h"
 #include "core/map.h"
 #include "core/zero.h"
+
+/* The reserve of pages for what is encrypted is as long: see crypt.c. */
+#define MAX_BOUNCE ((u32)(BIO_MAX_VECS * PAGE_SIZE))
 
 static void enter_epoch(struct dm_qcow2_io *io)
 {
@@ -77,6 +83,12 @@ static void advance(struct dm_qcow2_io *io, u32 bytes)
  */
 void dm_qcow2_piece_done(struct dm_qcow2_io *io, int error)
 {
+	dm_qcow2_free_bounce(io);
+	if (!error && io->crypt && bio_op(io->bio) == REQ_OP_READ) {
+		io->stage = DM_QCOW2_DECRYPT;
+		dm_qcow2_queue_job(io);
+		return;
+	}
 	if (!io->stepping && (error || io->piece == io->left.bi_size)) {
 		finish_or_commit(io, error);
 		return;
@@ -94,9 +106,14 @@ static bool aligned(const struct dm_qcow2_io *io)
 static void submit(struct dm_qcow2_io *io)
 {
 	struct dm_qcow2_host *h = io->holder;
+	int ret = 0;
 
+	if (io->crypt && op_is_write(bio_op(io->bio)))
+		ret = dm_qcow2_encrypt(io);
 	io->stage = DM_QCOW2_SUBMITTED;
-	if (!aligned(io))
+	if (ret)
+		dm_qcow2_piece_done(io, ret);
+	else if (!aligned(io))
 		dm_qcow2_piece_done(io, dm_qcow2_rmw_bio(io));
 	else if (h->bdev)
 		dm_qcow2_bdev_submit(io);
@@ -128,6 +145,14 @@ static bool clip(const struct dm_qcow2_host *h, struct qcow2_mapping *m)
 		return false;
 	m->len = min(m->len, end - m->host);
 	return true;
+}
+
+/* Where the piece is. */
+static void hold(struct dm_qcow2_io *io, const struct qcow2_mapping *m)
+{
+	io->holder = m->store->be;
+	io->crypt = dm_qcow2_crypt_of(m->store->cipher);
+	io->pos = m->host;
 }
 
 /* A piece that lies in a compressed cluster. */
@@ -166,8 +191,7 @@ static void read_next(struct dm_qcow2_io *io)
 		if (ret)
 			break;
 		if (m.kind == QCOW2_DATA && clip(m.store->be, &m)) {
-			io->holder = m.store->be;
-			io->pos = m.host;
+			hold(io, &m);
 			io->piece = m.len;
 			submit(io);
 			return;
@@ -194,16 +218,19 @@ static void try_again(struct qcow2_waiter *w)
 /* Begins the next step of a write and submits its piece. */
 static void write_next(struct dm_qcow2_io *io)
 {
+	struct qcow2_image *img = io->host->img;
+	u32 len = io->left.bi_size;
 	int ret;
 
-	if (!io->left.bi_size) {
+	if (!len) {
 		finish_or_commit(io, 0);
 		return;
 	}
+	if (img->data.cipher)
+		len = min(len, MAX_BOUNCE);
 	io->waiter.wake = try_again;
 	/* may be queued again by try_again() before this returns */
-	ret = qcow2_write_begin(io->host->img, io->guest, io->left.bi_size,
-				&io->write, &io->waiter);
+	ret = qcow2_write_begin(img, io->guest, len, &io->write, &io->waiter);
 	if (ret == -EINPROGRESS)
 		return;
 	if (ret) {
@@ -211,7 +238,8 @@ static void write_next(struct dm_qcow2_io *io)
 		return;
 	}
 	io->stepping = true;
-	io->holder = io->host->img->data.be;
+	io->holder = img->data.be;
+	io->crypt = dm_qcow2_crypt_of(img->data.cipher);
 	io->pos = io->write.host;
 	io->piece = io->write.len;
 	submit(io);
@@ -254,6 +282,24 @@ static void end_step(struct dm_qcow2_io *io)
 	io->error = qcow2_write_end(io->host->img, &io->write, io->error);
 }
 
+/*
+ * A piece has been read. What comes after it is another job: this one does not
+ * wait, see may_wait().
+ */
+static void decrypt(struct dm_qcow2_io *io)
+{
+	int ret = dm_qcow2_decrypt(io);
+
+	exit_epoch(io);
+	if (ret || io->piece == io->left.bi_size) {
+		dm_qcow2_finish(io, ret);
+		return;
+	}
+	advance(io, io->piece);
+	io->stage = DM_QCOW2_MAP;
+	dm_qcow2_queue_job(io);
+}
+
 /**
  * dm_qcow2_run_job() - take a bio on from where it is
  * @io: the bio; may be gone when this returns
@@ -264,6 +310,10 @@ void dm_qcow2_run_job(struct dm_qcow2_io *io)
 {
 	if (io->stage == DM_QCOW2_READY) {
 		submit(io);
+		return;
+	}
+	if (io->stage == DM_QCOW2_DECRYPT) {
+		decrypt(io);
 		return;
 	}
 	if (io->stage == DM_QCOW2_LINK) {
@@ -333,14 +383,15 @@ static int map_data(struct dm_qcow2_io *io, const struct qcow2_mapping *m)
 {
 	struct dm_qcow2_host *h = m->store->be;
 
-	io->holder = h;
-	io->pos = m->host;
+	hold(io, m);
 	io->piece = m->len;
+	if (io->crypt && op_is_write(bio_op(io->bio)))
+		io->piece = min(io->piece, MAX_BOUNCE);
 	/* smaller than the holder's unit, or cut off by the end of a device */
 	if (!aligned(io) || (h->bdev && m->host + m->len > dm_qcow2_host_end(h)))
 		return slow(io);
-	accept(io, m->len);
-	if (!h->bdev)
+	accept(io, io->piece);
+	if (!h->bdev || (io->crypt && op_is_write(bio_op(io->bio))))
 		return to_worker(io, DM_QCOW2_READY);
 	this_cpu_inc(io->host->counts->inlined);
 	bio_set_dev(io->bio, h->bdev);
@@ -353,6 +404,8 @@ static void init_io(struct dm_qcow2_io *io, struct dm_qcow2 *c, struct bio *bio)
 	io->bio = bio;
 	io->host = c->host;
 	io->holder = c->host;
+	io->crypt = NULL;
+	io->bounce = NULL;
 	io->guest = dm_target_offset(c->ti, bio->bi_iter.bi_sector) << SECTOR_SHIFT;
 	io->stage = DM_QCOW2_NEW;
 	io->commit = false;
@@ -414,15 +467,26 @@ int dm_qcow2_map(struct dm_target *ti, struct bio *bio)
 }
 
 /**
- * dm_qcow2_end_io() - .end_io of the target: a remapped bio has ended
+ * dm_qcow2_end_io() - .end_io of the target: a remapped bio has ended, or one that
+ * we have ended
  * @ti: the target
  * @bio: the bio
  * @error: its status, not changed
+ *
+ * A remapped read of encrypted data is not done yet: a worker decrypts it and ends
+ * it again.
  *
  * Context: any.
  */
 int dm_qcow2_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 {
-	exit_epoch(dm_per_bio_data(bio, sizeof(struct dm_qcow2_io)));
+	struct dm_qcow2_io *io = dm_per_bio_data(bio, sizeof(*io));
+
+	exit_epoch(io);
+	if (io->stage == DM_QCOW2_NEW && io->crypt && !*error) {
+		io->stage = DM_QCOW2_DECRYPT;
+		dm_qcow2_queue_job(io);
+		return DM_ENDIO_INCOMPLETE;
+	}
 	return DM_ENDIO_DONE;
 }

@@ -74,6 +74,8 @@ static bool wants_write(const struct dm_qcow2 *c)
  * @own: that, or its data file
  * @raw: it is not an image
  * @write: it is to be written
+ * @cipher: how it is encrypted, or NULL: see struct dm_qcow2_layer_args
+ * @key: the reference to the key
  * @below: the layer below, or NULL; held
  * @data: the external data file, or NULL; held
  * @dev: dm's claim on a block device, or NULL
@@ -87,6 +89,8 @@ struct wanted {
 	bool own;
 	bool raw;
 	bool write;
+	const char *cipher;
+	const char *key;
 	struct dm_qcow2_host *below;
 	struct dm_qcow2_host *data;
 	struct dm_dev *dev;
@@ -193,6 +197,7 @@ static void close_host(struct dm_qcow2_host *h)
 		dm_qcow2_unlock(h->file);
 	if (h->file)
 		filp_close(h->file, NULL);
+	dm_qcow2_free_crypt(h->crypt);
 	bioset_exit(&h->bs);
 	free_percpu(h->counts);
 	kfree(h->rmw_page);
@@ -207,6 +212,8 @@ static char *why_not_opened(int error)
 		return "No qcow2 image, or of other files than the table's (see the kernel log)";
 	case -EOPNOTSUPP:
 		return "The image has a feature that is not supported (see the kernel log)";
+	case -ENOKEY:
+		return "The image is encrypted, and the table gives no key (see the kernel log)";
 	case -EUCLEAN:
 		return "The image is damaged (see the kernel log)";
 	default:
@@ -233,6 +240,15 @@ static int open_image(struct dm_qcow2_host *h, const struct wanted *w,
 	struct qcow2_error err = { "" };
 	int ret;
 
+	if (w->cipher) {
+		h->crypt = dm_qcow2_new_crypt(h->name, w->cipher, w->key, error);
+		if (IS_ERR(h->crypt)) {
+			ret = PTR_ERR(h->crypt);
+			h->crypt = NULL;
+			return ret;
+		}
+		cfg.cipher = dm_qcow2_cipher_of(h->crypt);
+	}
 	if (w->data)
 		data = (struct qcow2_store){ ops_of(w->data), w->data };
 	ret = qcow2_image_open(ops_of(h), h, &cfg, &h->img, &err);
@@ -374,6 +390,10 @@ static int may_share(struct dm_qcow2_host *h, const struct wanted *w,
 	}
 	if (h->below != w->below || h->data != w->data) {
 		*error = "The image is in use with another layer below or another data file";
+		return -EBUSY;
+	}
+	if (!dm_qcow2_same_crypt(h->crypt, w->cipher, w->key)) {
+		*error = "The image is in use with another cipher or key, or without";
 		return -EBUSY;
 	}
 	if (h->writers && h->owner != device_of(w->c)) {
@@ -612,7 +632,7 @@ static struct dm_qcow2_host *get_layer(struct dm_qcow2 *c, unsigned int i,
 	bool write = !i && wants_write(c);
 	struct wanted w = {
 		.c = c, .path = l->path, .top = !i, .own = !i, .raw = l->raw,
-		.write = write, .below = below,
+		.write = write, .cipher = l->cipher, .key = l->key, .below = below,
 	};
 	struct wanted data = {
 		.c = c, .path = l->data_path, .own = !i, .raw = true,
@@ -755,4 +775,42 @@ void dm_qcow2_detach(struct dm_qcow2 *c)
 	}
 	put_host(h);
 	put_devices(c);
+}
+
+/**
+ * dm_qcow2_change_key() - the messages "key set" and "key wipe"
+ * @c: the table
+ * @reference: to the key, or NULL: it is to be forgotten
+ *
+ * As dm-crypt's: the device is suspended, and is not resumed without a key.
+ *
+ * Context: may sleep.
+ * Return: 0; -EINVAL: not encrypted; -EBUSY: the device runs, or another device
+ * uses the image; the errors of a key. The kernel's log has the reason.
+ */
+int dm_qcow2_change_key(struct dm_qcow2 *c, const char *reference)
+{
+	const struct wanted w = { .c = c };
+	struct dm_qcow2_host *h = c->host;
+	char *error = "the cipher cannot forget it";
+	int ret = -EBUSY;
+
+	mutex_lock(&registry_lock);
+	mutex_lock(&h->resize_lock);
+	if (!h->crypt) {
+		error = "the image is not encrypted";
+		ret = -EINVAL;
+	} else if (c->running) {
+		error = "suspend the device first";
+	} else if (others_use(h, &w)) {
+		error = "another device uses the image";
+	} else {
+		ret = reference ? dm_qcow2_set_key(h->crypt, reference, &error) :
+			dm_qcow2_wipe_key(h->crypt);
+	}
+	mutex_unlock(&h->resize_lock);
+	mutex_unlock(&registry_lock);
+	if (ret)
+		DMERR("%s: key: %s", h->name, error);
+	return ret;
 }

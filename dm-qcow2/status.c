@@ -31,14 +31,40 @@ static unsigned int count_words(const struct dm_qcow2_args *a)
 		2 * !!a->cache_bytes + a->no_discard_passdown +
 		a->buffered_backing, i;
 
-	for (i = 0; i < a->nr_layers; i++)
-		n += 3 * !!i + 2 * !!a->layers[i].data_path;
+	for (i = 0; i < a->nr_layers; i++) {
+		const struct dm_qcow2_layer_args *l = &a->layers[i];
+
+		n += 3 * !!i + 2 * !!l->data_path;
+		if (l->cipher)
+			n += *l->cipher ? 3 : 2;
+	}
 	return n;
 }
 
-static unsigned int emit_layers(const struct dm_qcow2_args *a, char *result,
+/* A reference, never the key itself. A message may have changed it. */
+static unsigned int emit_cipher(const struct dm_qcow2 *c, unsigned int i,
+				char *result, unsigned int sz,
+				unsigned int maxlen)
+{
+	const struct dm_qcow2_layer_args *l = &c->args.layers[i];
+	const char *key = l->key;
+
+	if (*l->cipher)
+		DMEMIT(" luks %s ", l->cipher);
+	else
+		DMEMIT(" aes ");
+	mutex_lock(&c->host->resize_lock);
+	if (!i)
+		key = dm_qcow2_key_of(c->host->crypt);
+	sz = emit_path(key, result, sz, maxlen);
+	mutex_unlock(&c->host->resize_lock);
+	return sz;
+}
+
+static unsigned int emit_layers(const struct dm_qcow2 *c, char *result,
 				unsigned int sz, unsigned int maxlen)
 {
+	const struct dm_qcow2_args *a = &c->args;
 	unsigned int i;
 
 	for (i = 0; i < a->nr_layers; i++) {
@@ -52,6 +78,8 @@ static unsigned int emit_layers(const struct dm_qcow2_args *a, char *result,
 			DMEMIT(" data_file ");
 			sz = emit_path(l->data_path, result, sz, maxlen);
 		}
+		if (l->cipher)
+			sz = emit_cipher(c, i, result, sz, maxlen);
 	}
 	return sz;
 }
@@ -77,7 +105,7 @@ static unsigned int emit_table(const struct dm_qcow2 *c, char *result,
 		DMEMIT(" no_discard_passdown");
 	if (a->buffered_backing)
 		DMEMIT(" buffered_backing");
-	return emit_layers(a, result, sz, maxlen);
+	return emit_layers(c, result, sz, maxlen);
 }
 
 static void sum_counts(const struct dm_qcow2_host *h, struct dm_qcow2_counts *sum)
@@ -173,11 +201,11 @@ void dm_qcow2_status(struct dm_target *ti, status_type_t type,
  * @ti: the target
  * @argc: words
  * @argv: the words: "retry" leaves the no-space mode, "resize <bytes>" makes
- *	the disk larger
+ *	the disk larger, "key set <reference>" and "key wipe" are dm-crypt's
  * @result: not used
  * @maxlen: not used
  *
- * Return: 0; -EINVAL; as dm_qcow2_resize().
+ * Return: 0; -EINVAL; as dm_qcow2_resize() and dm_qcow2_change_key().
  */
 int dm_qcow2_message(struct dm_target *ti, unsigned int argc, char **argv,
 		     char *result, unsigned int maxlen)
@@ -190,6 +218,12 @@ int dm_qcow2_message(struct dm_target *ti, unsigned int argc, char **argv,
 	}
 	if (argc == 2 && !strcasecmp(argv[0], "resize"))
 		return dm_qcow2_resize(c, argv[1]);
-	DMWARN("unknown message; known are: retry, resize <bytes>");
+	if (argc == 3 && !strcasecmp(argv[0], "key") &&
+	    !strcasecmp(argv[1], "set"))
+		return dm_qcow2_change_key(c, argv[2]);
+	if (argc == 2 && !strcasecmp(argv[0], "key") &&
+	    !strcasecmp(argv[1], "wipe"))
+		return dm_qcow2_change_key(c, NULL);
+	DMWARN("unknown message; known are: retry, resize <bytes>, key set <reference>, key wipe");
 	return -EINVAL;
 }

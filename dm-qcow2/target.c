@@ -130,6 +130,17 @@ static void qcow2_postsuspend(struct dm_target *ti)
 		      c->host->name);
 }
 
+static int qcow2_preresume(struct dm_target *ti)
+{
+	struct dm_qcow2 *c = ti->private;
+
+	if (dm_qcow2_has_key(c->host->crypt))
+		return 0;
+	DMERR("%s: the key has been wiped; the message 'key set <reference>' gives it back",
+	      c->host->name);
+	return -EAGAIN;
+}
+
 static void qcow2_resume(struct dm_target *ti)
 {
 	struct dm_qcow2 *c = ti->private;
@@ -186,7 +197,7 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
  */
 static struct target_type qcow2_target = {
 	.name = "qcow2",
-	.version = { 1, 0, 0 },
+	.version = { 1, 1, 0 },
 	.module = THIS_MODULE,
 	.ctr = qcow2_ctr,
 	.dtr = qcow2_dtr,
@@ -195,6 +206,7 @@ static struct target_type qcow2_target = {
 	.presuspend = qcow2_presuspend,
 	.presuspend_undo = qcow2_presuspend_undo,
 	.postsuspend = qcow2_postsuspend,
+	.preresume = qcow2_preresume,
 	.resume = qcow2_resume,
 	.status = dm_qcow2_status,
 	.message = dm_qcow2_message,

@@ -5,10 +5,12 @@
  *
  * The image is one run of clusters, each with the refcount 1:
  *
- *	header, refcount table, refcount blocks, L1 table, L2 tables, data
+ *	header, refcount table, refcount blocks, L1 table, LUKS header, L2 tables,
+ *	data
  *
- * The last two are there if clusters are allocated beforehand, the data not if it
- * is in another file. All that is written goes through one buffer.
+ * The LUKS header is there if the image is encrypted, and the last two if clusters
+ * are allocated beforehand, the data not if it is in another file. All that is
+ * written goes through one buffer.
  *
  * A crash leaves no image: the first sector, which has the magic, is the last to
  * be written, when all else is durable. On a device what was there before is made
@@ -18,6 +20,7 @@
 
 #define BUFFER_BYTES (1u << 20)
 #define HEADER_BYTES 4096u	/* more than any header that is made here */
+#define CRYPTO_EXT_BYTES 24u	/* of its header extension */
 #define SECTOR 512u
 #define ZERO_BYTES (64u << 20)	/* at once: how often @progress is called */
 
@@ -32,6 +35,7 @@
  * @l2: L2 tables
  * @mapped: guest clusters that have a host cluster
  * @refblock_offset: host offset of the first refcount block
+ * @crypto: clusters of the LUKS header
  * @l2_offset: of the first L2 table
  * @data_offset: of guest offset 0
  * @end: one past the last cluster
@@ -48,7 +52,7 @@ struct creator {
 	void *be;
 	const struct qcow2_create *p;
 	struct qcow2_header hdr;
-	u64 refblocks, l1, l2, mapped;
+	u64 refblocks, l1, crypto, l2, mapped;
 	u64 refblock_offset, l2_offset, data_offset, end;
 	u64 clusters;
 	u64 data_bytes;
@@ -116,6 +120,19 @@ static int check_files(const struct qcow2_create *p, struct qcow2_error *err)
 	return 0;
 }
 
+static int check_crypto(const struct qcow2_create *p, struct qcow2_error *err)
+{
+	if (!p->crypto)
+		return 0;
+	if (p->prealloc != QCOW2_PREALLOC_OFF)
+		return qcow2_err(err, -EINVAL,
+				 "preallocated clusters would be decrypted and read as garbage: an encrypted image has none");
+	if (p->data_file_raw)
+		return qcow2_err(err, -EINVAL,
+				 "the data file of an encrypted image is encrypted: it cannot be raw");
+	return 0;
+}
+
 /* ---- where everything is ---- */
 
 static void decide_header(struct creator *c)
@@ -139,6 +156,10 @@ static void decide_header(struct creator *c)
 		h->autoclear |= QCOW2_AUTOCLEAR_DATA_FILE_RAW;
 	if (p->lazy_refcounts)
 		h->compatible |= QCOW2_COMPAT_LAZY_REFCOUNTS;
+	if (p->crypto) {
+		h->crypt_method = QCOW2_CRYPT_LUKS;
+		h->crypto_length = p->crypto_length;
+	}
 }
 
 static int too_large(const struct creator *c, struct qcow2_error *err)
@@ -186,13 +207,16 @@ static int decide_layout(struct creator *c, struct qcow2_error *err)
 	}
 	h->l1_entries = entries;
 	c->l1 = qcow2_clusters_for(h, entries * 8);
-	decide_refcounts(c, 1 + c->l1 + c->l2 + (external ? 0 : c->mapped));
+	c->crypto = qcow2_clusters_for(h, h->crypto_length);
+	decide_refcounts(c, 1 + c->l1 + c->crypto + c->l2 +
+			 (external ? 0 : c->mapped));
 
 	h->reftable_offset = qcow2_cluster_size(h);
 	c->refblock_offset = h->reftable_offset +
 		((u64)h->reftable_clusters << h->cluster_bits);
 	h->l1_offset = c->refblock_offset + (c->refblocks << h->cluster_bits);
-	c->l2_offset = h->l1_offset + (c->l1 << h->cluster_bits);
+	h->crypto_offset = h->l1_offset + (c->l1 << h->cluster_bits);
+	c->l2_offset = h->crypto_offset + (c->crypto << h->cluster_bits);
 	c->data_offset = external ? 0 :
 		c->l2_offset + (c->l2 << h->cluster_bits);
 	c->end = c->clusters << h->cluster_bits;
@@ -227,6 +251,7 @@ static void encode_fixed(const struct creator *c, struct qcow2_header_disk *d)
 	d->backing_file_size = cpu_to_be32(h->backing_file.len);
 	d->cluster_bits = cpu_to_be32(h->cluster_bits);
 	d->size = cpu_to_be64(h->size);
+	d->crypt_method = cpu_to_be32(h->crypt_method);
 	d->l1_size = cpu_to_be32(h->l1_entries);
 	d->l1_table_offset = cpu_to_be64(h->l1_offset);
 	d->refcount_table_offset = cpu_to_be64(h->reftable_offset);
@@ -255,6 +280,16 @@ static u32 extension_bytes(const char *name)
 	return name ? 8 + round_up((u32)strlen(name), 8u) : 0;
 }
 
+static u32 add_crypto(struct creator *c, u32 pos)
+{
+	__be64 place[2] = {
+		cpu_to_be64(c->hdr.crypto_offset),
+		cpu_to_be64(c->hdr.crypto_length),
+	};
+
+	return add_extension(c, pos, QCOW2_EXT_CRYPTO, place, sizeof(place));
+}
+
 /* The names of the features are left out where there is no room for them. */
 static int encode_header(struct creator *c, struct qcow2_error *err)
 {
@@ -262,7 +297,8 @@ static int encode_header(struct creator *c, struct qcow2_error *err)
 	u32 name = p->backing_file ? strlen(p->backing_file) : 0;
 	u32 pos = sizeof(struct qcow2_header_disk);
 	u32 need = pos + 8 + name + extension_bytes(p->data_file) +
-		extension_bytes(name ? p->backing_format : NULL);
+		extension_bytes(name ? p->backing_format : NULL) +
+		(p->crypto ? CRYPTO_EXT_BYTES : 0);
 	u32 room = min(HEADER_BYTES, qcow2_cluster_size(&c->hdr));
 
 	if (need > room)
@@ -275,6 +311,8 @@ static int encode_header(struct creator *c, struct qcow2_error *err)
 	if (p->data_file)
 		pos = add_extension(c, pos, QCOW2_EXT_DATA_FILE, p->data_file,
 				    strlen(p->data_file));
+	if (p->crypto)
+		pos = add_crypto(c, pos);
 	if (need + 8 + sizeof(feature_names) <= room)
 		pos = add_extension(c, pos, QCOW2_EXT_FEATURE_NAMES,
 				    feature_names, sizeof(feature_names));
@@ -358,6 +396,14 @@ static void fill_refblocks(struct creator *c, u64 pos, u32 len)
 
 	for (i = 0; i < n && first + i < c->clusters; i++)
 		qcow2_refcount_set(c->buf, i, order, 1);
+}
+
+/* Behind it, in its last cluster, are zeros. */
+static void fill_crypto(struct creator *c, u64 pos, u32 len)
+{
+	if (pos < c->hdr.crypto_length)
+		memcpy(c->buf, (const u8 *)c->p->crypto + pos,
+		       min_t(u64, len, c->hdr.crypto_length - pos));
 }
 
 /*
@@ -444,6 +490,7 @@ static int write_tables(struct creator *c)
 	ret = write_table(c, c->l2_offset, c->l2, fill_l2);
 	if (!ret && writes_l1(c))
 		ret = write_table(c, h->l1_offset, c->l1, fill_l1);
+	ret = ret ?: write_table(c, h->crypto_offset, c->crypto, fill_crypto);
 	ret = ret ?: write_table(c, c->refblock_offset, c->refblocks,
 				 fill_refblocks);
 	ret = ret ?: write_table(c, h->reftable_offset, h->reftable_clusters,
@@ -483,7 +530,8 @@ static void count_work(struct creator *c)
 {
 	const struct qcow2_create *p = c->p;
 	bool device = !(p->data ? p->data->ops : c->ops)->growable;
-	u64 clusters = c->hdr.reftable_clusters + c->refblocks + c->l2;
+	u64 clusters = c->hdr.reftable_clusters + c->refblocks + c->crypto +
+		c->l2;
 
 	if (writes_l1(c))
 		clusters += c->l1;
@@ -530,6 +578,7 @@ static int plan(struct creator *c, struct qcow2_error *err)
 	int ret = check_geometry(c->p, err);
 
 	ret = ret ?: check_files(c->p, err);
+	ret = ret ?: check_crypto(c->p, err);
 	if (ret)
 		return ret;
 	decide_header(c);

@@ -29,6 +29,9 @@ enum qcow2_prealloc {
  * @data_file: what the header says of the external data file, or NULL
  * @data_file_raw: the data file is to be a raw image at any time
  * @data: the external data file itself; with @data_file. A file is empty
+ * @crypto: a LUKS header for the image, with the areas of all its key slots; or
+ *	NULL: the image is not encrypted. The data is: nothing can be preallocated
+ * @crypto_length: its length in bytes
  * @progress: called now and then with bytes written and bytes to write; ends the
  *	work with the negative errno that it returns. May be NULL
  * @arg: first argument of @progress
@@ -46,6 +49,8 @@ struct qcow2_create {
 	const char *data_file;
 	bool data_file_raw;
 	const struct qcow2_store *data;
+	const void *crypto;
+	u64 crypto_length;
 	int (*progress)(void *arg, u64 done, u64 total);
 	void *arg;
 };

@@ -92,14 +92,25 @@ static int read_header(struct qcow2_image *img, struct qcow2_error *err)
 	}
 }
 
-/* What no part of the core can do yet, by name. */
-static int refuse_features(const struct qcow2_header *h, struct qcow2_error *err)
+/* The key comes from the caller, if the header asks for one. */
+static int check_cipher(const struct qcow2_header *h,
+			const struct qcow2_cipher *c, struct qcow2_error *err)
 {
-	if (h->crypt_method == QCOW2_CRYPT_NONE)
+	enum qcow2_crypt method = c ? c->method : QCOW2_CRYPT_NONE;
+
+	if (method == h->crypt_method)
 		return 0;
-	return qcow2_err(err, -EOPNOTSUPP,
-			 "the image has %s encryption, which is not supported yet",
-			 h->crypt_method == QCOW2_CRYPT_LUKS ? "LUKS" : "AES");
+	switch (h->crypt_method) {
+	case QCOW2_CRYPT_LUKS:
+		return qcow2_err(err, -ENOKEY,
+				 "the image has LUKS encryption; give its cipher and key with 'luks' (qcow2setup does)");
+	case QCOW2_CRYPT_AES:
+		return qcow2_err(err, -ENOKEY,
+				 "the image has AES encryption; give its key with 'aes' (qcow2setup does)");
+	default:
+		return qcow2_err(err, -EINVAL,
+				 "the image is not encrypted, but a key is given");
+	}
 }
 
 /* Other files come from the caller, all that the header asks for and no more. */
@@ -221,6 +232,7 @@ int qcow2_image_open(const struct qcow2_backend_ops *ops, void *be,
 		return ret;
 	}
 	img->data = cfg->data ? *cfg->data : (struct qcow2_store){ ops, be };
+	img->data.cipher = cfg->cipher;
 	img->backing = cfg->backing;
 	img->keep_space = cfg->keep_space;
 	img->cache_given = cfg->cache_bytes;
@@ -234,7 +246,7 @@ int qcow2_image_open(const struct qcow2_backend_ops *ops, void *be,
 	ret = read_header(img, err);
 	if (ret)
 		goto fail;
-	ret = refuse_features(&img->hdr, err);
+	ret = check_cipher(&img->hdr, cfg->cipher, err);
 	if (!ret)
 		ret = check_files(&img->hdr, cfg, err);
 	if (ret)

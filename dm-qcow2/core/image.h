@@ -60,9 +60,8 @@ struct qcow2_iovec {
  * @size: size of the host file or device
  * @trim: the image has been closed and ends here; a file that grew ahead of
  *	need is cut back
- * @data_read: read guest data, for copy-on-write; the guest offset goes with it
- *	because an encrypted layer may need it. Beyond the end of the host are
- *	zeros
+ * @data_read: read guest data as it is on the host, for copy-on-write. Beyond the
+ *	end of the host are zeros
  * @data_write: write guest data, in the same way
  * @log: one line for the administrator
  * @mode_changed: image->mode has changed; may sleep
@@ -80,18 +79,36 @@ struct qcow2_backend_ops {
 	int (*grow)(void *be, u64 size);
 	u64 (*size)(void *be);
 	int (*trim)(void *be, u64 size);
-	int (*data_read)(void *be, u64 guest, u64 host, void *buf, u32 len);
-	int (*data_write)(void *be, u64 guest, u64 host, void *buf, u32 len);
+	int (*data_read)(void *be, u64 host, void *buf, u32 len);
+	int (*data_write)(void *be, u64 host, void *buf, u32 len);
 	void (*log)(void *be, const char *msg);
 	void (*mode_changed)(void *be);
 	void (*reclaim)(void *be);
 	bool growable;
 };
 
-/* What holds bytes: a file or device, by its functions. */
+/**
+ * struct qcow2_cipher - what guest data is encrypted with
+ * @method: which of the format's two ways it is for
+ * @apply: encrypt, or decrypt, sectors of 512 bytes where they are; may sleep.
+ *	@sector is the number that the first is encrypted by: qcow2_cipher_sector()
+ */
+struct qcow2_cipher {
+	enum qcow2_crypt method;
+	int (*apply)(struct qcow2_cipher *c, bool encrypt, u64 sector, void *buf,
+		     u32 len);
+};
+
+/**
+ * struct qcow2_store - what holds bytes: a file or device, by its functions
+ * @ops: the functions
+ * @be: their first argument
+ * @cipher: what the guest data in it is encrypted with, or NULL
+ */
 struct qcow2_store {
 	const struct qcow2_backend_ops *ops;
 	void *be;
+	struct qcow2_cipher *cipher;
 };
 
 /**
@@ -264,6 +281,7 @@ struct qcow2_stats {
  * @cache_bytes: bound of the metadata cache, 0 for the default
  * @backing: what unallocated clusters read as; NULL if the image names nothing
  * @data: the external data file; NULL if the image has none
+ * @cipher: of its guest data; NULL if the image is not encrypted
  */
 struct qcow2_config {
 	bool read_only;
@@ -271,6 +289,7 @@ struct qcow2_config {
 	u64 cache_bytes;
 	const struct qcow2_layer *backing;
 	const struct qcow2_store *data;
+	struct qcow2_cipher *cipher;
 };
 
 struct qcow2_commit_chunk;

@@ -95,6 +95,9 @@ int qcow2_map_decode(const struct qcow2_image *img, u64 guest,
 	ret = qcow2_l2_decode(&img->hdr, raw, bitmap, e);
 	if (ret)
 		return ret;
+	/* QEMU makes none there: what it holds would not be encrypted */
+	if (e->kind == QCOW2_COMPRESSED && img->data.cipher)
+		return -EUCLEAN;
 	if (qcow2_external(&img->hdr))
 		return e->allocated &&
 			e->host != qcow2_cluster_start(&img->hdr, guest) ?
@@ -441,7 +444,7 @@ static int report_entry(struct qcow2_image *img, u64 guest,
 		snprintf(bitmap, sizeof(bitmap), " with subclusters %#llx",
 			 (unsigned long long)be64_to_cpu(load_entry(p + 1)));
 	return qcow2_corrupt(img,
-			     "L2 table %llu (at %#llx): entry %u is %#llx%s: reserved bits, or not a cluster of this file (%llu bytes)",
+			     "L2 table %llu (at %#llx): entry %u is %#llx%s: reserved bits, compressed in an encrypted image, or not a cluster of this file (%llu bytes)",
 			     (unsigned long long)qcow2_l1_index(&img->hdr, guest),
 			     (unsigned long long)qcow2_cluster_start(&img->hdr, slice->offset),
 			     qcow2_l2_index(&img->hdr, guest),

@@ -235,6 +235,8 @@ u64 qcow2_overlap_end(struct qcow2_image *img)
 	const struct qcow2_overlap *o = &img->overlap;
 	u64 i, end = max(o->l1_last, o->rt_last) + 1;
 
+	end = max(end, qcow2_clusters_for(&img->hdr, img->hdr.crypto_offset +
+					  img->hdr.crypto_length));
 	for (i = 0; o->slots && i < BIT_ULL(o->bits); i++)
 		if (o->slots[i])
 			end = max(end, held(o->slots[i]) + 1);
@@ -246,9 +248,17 @@ static bool overlaps(u64 first, u64 last, u64 a, u64 b)
 	return first <= b && a <= last;
 }
 
+static bool overlaps_luks(const struct qcow2_header *h, u64 first, u64 last)
+{
+	return h->crypto_length &&
+		overlaps(first, last, qcow2_cluster_index(h, h->crypto_offset),
+			 qcow2_cluster_index(h, h->crypto_offset +
+					     h->crypto_length - 1));
+}
+
 /**
- * qcow2_overlap_fixed() - does a run of host clusters touch the header, the L1
- * table or the refcount table?
+ * qcow2_overlap_fixed() - does a run of host clusters touch the header, the LUKS
+ * header, the L1 table or the refcount table?
  * @img: the image, being activated or activated
  * @cluster: first host cluster index
  * @nr: number of clusters, at least 1
@@ -266,6 +276,8 @@ const char *qcow2_overlap_fixed(struct qcow2_image *img, u64 cluster, u64 nr)
 		return "the header";
 	if (o->l1_last && overlaps(cluster, last, o->l1_first, o->l1_last))
 		return "the L1 table";
+	if (overlaps_luks(&img->hdr, cluster, last))
+		return "the LUKS header";
 	spin_lock(&o->lock);
 	if (overlaps(cluster, last, o->rt_first, o->rt_last))
 		what = "the refcount table";

@@ -24,6 +24,7 @@
 #include "resize.h"
 #include "alloc.h"
 #include "commit.h"
+#include "data.h"
 #include "link.h"
 #include "map.h"
 #include "metacache.h"
@@ -224,7 +225,7 @@ static int grow_data_file(struct qcow2_image *img, u64 from, u64 to)
 	ret = d->ops->grow(d->be, to);
 	if (!ret && have > from &&
 	    (img->hdr.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW))
-		ret = d->ops->zero(d->be, from, have - from);
+		ret = qcow2_data_zero(img, from, from, have - from);
 	return ret;
 }
 

@@ -17,6 +17,7 @@
 #include "alloc.h"
 #include "busy.h"
 #include "commit.h"
+#include "data.h"
 #include "inflate.h"
 #include "link.h"
 #include "map.h"
@@ -103,10 +104,9 @@ static int copy_data(struct qcow2_image *img, u64 guest,
 	while (!ret && len) {
 		u32 n = min_t(u64, len, QCOW2_COW_BYTES);
 
-		ret = m->store->ops->data_read(m->store->be, guest, from, buf, n);
+		ret = qcow2_data_read(m->store, guest, from, buf, n);
 		if (!ret)
-			ret = img->data.ops->data_write(img->data.be, guest, to,
-							buf, n);
+			ret = qcow2_data_write(&img->data, guest, to, buf, n);
 		guest += n;
 		from += n;
 		to += n;
@@ -136,8 +136,8 @@ static int copy_compressed(struct qcow2_image *img, u64 guest,
 			break;
 		memcpy(buf, (u8 *)s->data + m->skip + done, n);
 		qcow2_inflate_put(m->img, s);
-		ret = img->data.ops->data_write(img->data.be, guest + done,
-						to + done, buf, n);
+		ret = qcow2_data_write(&img->data, guest + done, to + done, buf,
+				       n);
 	}
 	port_pool_put(&img->copies, buf);
 	return ret;
@@ -165,8 +165,8 @@ static int fill(struct qcow2_image *img, const struct qcow2_write *w, u64 from,
 			ret = copy_data(img, from, &m, host);
 		else if (m.kind == QCOW2_COMPRESSED)
 			ret = copy_compressed(img, from, &m, host);
-		else if (!fresh)
-			ret = img->data.ops->zero(img->data.be, host, m.len);
+		else if (!fresh || img->data.cipher)
+			ret = qcow2_data_zero(img, from, host, m.len);
 		from += m.len;
 	}
 	return ret;

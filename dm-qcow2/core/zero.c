@@ -15,6 +15,7 @@
 #include "zero.h"
 #include "alloc.h"
 #include "busy.h"
+#include "data.h"
 #include "link.h"
 #include "map.h"
 #include "metacache.h"
@@ -130,7 +131,7 @@ static int zero_data_file(struct qcow2_image *img, const struct zeroing *z)
 {
 	u64 to = qcow2_data_end(&img->hdr, z->to);
 
-	return img->data.ops->zero(img->data.be, z->from, to - z->from);
+	return qcow2_data_zero(img, z->from, z->from, to - z->from);
 }
 
 /*
@@ -142,8 +143,9 @@ static void discard_data_file(struct qcow2_image *img, const struct zeroing *z)
 {
 	u64 to = qcow2_data_end(&img->hdr, z->to);
 
+	/* a hole is no zeros to a cipher */
 	if (z->how != QCOW2_ZERO_KEEP && img->data.ops->growable &&
-	    !READ_ONCE(img->keep_space))
+	    !img->data.cipher && !READ_ONCE(img->keep_space))
 		img->data.ops->discard(img->data.be, z->from, to - z->from);
 }
 
@@ -202,7 +204,7 @@ static int write_zeros(struct qcow2_image *img, u64 guest, u64 len, u64 *done,
 		ret = qcow2_write_begin(img, guest, len, &w, waiter);
 	if (ret)
 		return ret;
-	ret = img->data.ops->zero(img->data.be, w.host, w.len);
+	ret = qcow2_data_zero(img, guest, w.host, w.len);
 	*done = w.len;
 	return qcow2_write_end(img, &w, ret);
 }

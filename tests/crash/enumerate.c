@@ -35,8 +35,10 @@
 #include "check.h"
 #include "commit.h"
 #include "crashseq.h"
+#include "data.h"
 #include "map.h"
 #include "qemuimg.h"
+#include "toycipher.h"
 #include "repair.h"
 #include "tap.h"
 
@@ -93,7 +95,7 @@ struct run {
 
 static struct {
 	u64 states, sequences, windows, special, sampled, lives, flushes, mended;
-	u64 extended, chains, data_files;
+	u64 extended, chains, data_files, encrypted;
 	u64 by_kind[SEQ_KINDS];
 } total;
 
@@ -199,12 +201,20 @@ static const u8 *host_bytes(const struct membackend *be, u64 host)
 	return host + 512 <= be->size ? be->data + host : zeros;
 }
 
+/* A sector as the guest has it, from a store of the image. */
+static void guest_bytes(const struct qcow2_store *store, u64 guest, u64 host,
+			u8 *buf)
+{
+	memcpy(buf, host_bytes(store->be, host), 512);
+	if (store->cipher)
+		toy_sector(qcow2_cipher_sector(store->cipher, guest, host), buf);
+}
+
 static bool read_block(struct run *r, struct qcow2_image *img, unsigned int i)
 {
 	u64 number = r->seq->blocks[i].number, gen;
 	s64 seen = seq_zero_generation(r->seq, number, r->end);
 	struct qcow2_mapping m;
-	const u8 *p;
 	u8 buf[512];
 
 	if (qcow2_map_peek(img, number * 512, 512, &m) &&
@@ -212,17 +222,15 @@ static bool read_block(struct run *r, struct qcow2_image *img, unsigned int i)
 		return bad(r, "block %llu cannot be read: %s",
 			   (unsigned long long)number, mem_last_msg(r->state));
 	if (m.kind == QCOW2_DATA || m.kind == QCOW2_COMPRESSED) {
-		p = host_bytes(m.store->be, m.host);
-		if (m.kind == QCOW2_COMPRESSED &&
-		    guest_read(img, number * 512, buf, 512))
+		if (m.kind == QCOW2_DATA)
+			guest_bytes(m.store, number * 512, m.host, buf);
+		else if (guest_read(img, number * 512, buf, 512))
 			return bad(r, "block %llu cannot be decompressed: %s",
 				   (unsigned long long)number,
 				   mem_last_msg(r->state));
-		if (m.kind == QCOW2_COMPRESSED)
-			p = buf;
-		if (stamp_get(p, number, &gen))
+		if (stamp_get(buf, number, &gen))
 			seen = gen;
-		else if (!stamp_is_zero(p))
+		else if (!stamp_is_zero(buf))
 			return bad(r, "block %llu at %#llx is not its own",
 				   (unsigned long long)number,
 				   (unsigned long long)m.host);
@@ -288,17 +296,23 @@ static bool size_is(struct run *r, struct qcow2_image *img)
 static bool shared_intact(struct run *r)
 {
 	const struct sequence *s = r->seq;
+	const struct qcow2_store store = {
+		r->state->ops, r->state, s->cipher,
+	};
 	u32 n = 1u << (s->image.cluster_bits - 9), i, j;
+	u8 buf[512];
 	u64 gen;
 
 	for (i = 0; i < s->nr_shared; i++) {
 		const struct seq_shared *sh = &s->shared[i];
 
-		for (j = sh->compressed ? n : 0; j < n; j += n > 8 ? 9 : 1)
-			if (!stamp_get(host_bytes(r->state, sh->host + j * 512),
-				       sh->number + j, &gen) || gen)
+		for (j = sh->compressed ? n : 0; j < n; j += n > 8 ? 9 : 1) {
+			guest_bytes(&store, (sh->number + j) * 512,
+				    sh->host + j * 512, buf);
+			if (!stamp_get(buf, sh->number + j, &gen) || gen)
 				return bad(r, "the shared cluster at %#llx has changed",
 					   (unsigned long long)sh->host);
+		}
 		if (!mk_refcount(r->state, sh->host))
 			return bad(r, "the shared cluster at %#llx is free",
 				   (unsigned long long)sh->host);
@@ -514,6 +528,29 @@ static bool new_to_qemu(struct run *r)
 	return true;
 }
 
+/*
+ * QEMU wants the key of an encrypted image, and a LUKS header that is one. It gets
+ * the image without them: no table depends on how the data is encrypted.
+ */
+static void check_decrypted(struct run *r, int verdict, const char *what)
+{
+	struct membackend *be = r->state;
+	u32 v3 = 104 + (mem_be32(be, 104) == QCOW2_EXT_CRYPTO ? 0 : 24);
+	u64 luks = mem_be64(be, v3 + 8);
+
+	mem_set_be32(be, 32, QCOW2_CRYPT_NONE);
+	if (r->seq->image.crypt == QCOW2_CRYPT_LUKS) {
+		mem_set_be32(be, v3, ~QCOW2_EXT_CRYPTO);
+		mk_set_refcount(be, luks, 0);
+	}
+	qemuimg_check(be, verdict, what);
+	mem_set_be32(be, 32, r->seq->image.crypt);
+	if (r->seq->image.crypt == QCOW2_CRYPT_LUKS) {
+		mem_set_be32(be, v3, QCOW2_EXT_CRYPTO);
+		mk_set_refcount(be, luks, 1);
+	}
+}
+
 static void ask_qemu(struct run *r, int verdict)
 {
 	char what[200];
@@ -531,7 +568,10 @@ static void ask_qemu(struct run *r, int verdict)
 	snprintf(what, sizeof(what), "sequence %llu, window to %llu, state %llu",
 		 (unsigned long long)r->number, (unsigned long long)r->end,
 		 (unsigned long long)r->states);
-	qemuimg_check(r->state, verdict, what);
+	if (r->seq->cipher)
+		check_decrypted(r, verdict, what);
+	else
+		qemuimg_check(r->state, verdict, what);
 }
 
 /* Builds, judges and takes back the state that r->parts says. */
@@ -772,6 +812,23 @@ static bool enumerate(struct run *r)
 	return !r->failed;
 }
 
+/* Has any sector of the guest's reached the host unencrypted? */
+static bool plaintext(const struct sequence *s)
+{
+	u64 i, pos;
+
+	for (i = 0; i < s->live.nr_log; i++) {
+		const struct mem_op *op = &s->live.log[i];
+
+		if (op->kind != MEM_DATA_WRITE && op->kind != MEM_WRITE)
+			continue;
+		for (pos = 0; op->data && pos + 512 <= op->len; pos += 512)
+			if (stamp_is_any((const u8 *)op->data + pos))
+				return true;
+	}
+	return false;
+}
+
 /* One sequence; @how: NULL or how to break it. 1: good, 0: bad, -1: no such. */
 static int run_sequence(u64 seed, u64 number, enum seq_kind kind,
 			const char *how, bool quiet)
@@ -795,6 +852,8 @@ static int run_sequence(u64 seed, u64 number, enum seq_kind kind,
 		written |= i != MEM_READ && i != MEM_DATA_READ && s.base.seen[i];
 	if (written && !*s.fail)
 		snprintf(s.fail, sizeof(s.fail), "the base has been written");
+	if (s.cipher && plaintext(&s) && !*s.fail)
+		snprintf(s.fail, sizeof(s.fail), "guest data was written as it is");
 	if (*s.fail) {
 		good = 0;
 		if (!quiet)
@@ -812,6 +871,7 @@ static int run_sequence(u64 seed, u64 number, enum seq_kind kind,
 	total.extended += s.extended ? r.states : 0;
 	total.chains += s.chain ? r.states : 0;
 	total.data_files += s.image.data_file ? r.states : 0;
+	total.encrypted += s.cipher ? r.states : 0;
 	total.sequences++;
 	seq_destroy(&s);
 	return good;
@@ -876,10 +936,11 @@ static void report(double began)
 	     (unsigned long long)total.by_kind[SEQ_BLOCKS],
 	     (unsigned long long)total.by_kind[SEQ_RELOCATE],
 	     (unsigned long long)total.by_kind[SEQ_DIRTY]);
-	diag("of them with extended L2 %llu, on a base %llu, with a data file %llu; %llu repaired",
+	diag("extended L2 %llu, on a base %llu, with a data file %llu, encrypted %llu; %llu repaired",
 	     (unsigned long long)total.extended,
 	     (unsigned long long)total.chains,
 	     (unsigned long long)total.data_files,
+	     (unsigned long long)total.encrypted,
 	     (unsigned long long)total.mended);
 }
 

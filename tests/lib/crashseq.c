@@ -5,8 +5,10 @@
 #include "crashseq.h"
 #include <stdarg.h>
 #include "commit.h"
+#include "data.h"
 #include "map.h"
 #include "resize.h"
+#include "toycipher.h"
 #include "write.h"
 #include "zero.h"
 
@@ -63,11 +65,12 @@ const char *seq_describe(const struct sequence *s)
 	static char line[200];
 
 	snprintf(line, sizeof(line),
-		 "%s, %s%s%s%s, v%u, %u-byte clusters, refcount order %u, %llu bytes, %u steps",
+		 "%s, %s%s%s%s%s, v%u, %u-byte clusters, refcount order %u, %llu bytes, %u steps",
 		 kinds[s->kind], s->flavour == MEM_FILE ? "file" : "device",
 		 s->chain ? " on a base" : "",
 		 s->image.data_file ? " with a data file" : "",
 		 s->extended ? ", extended L2" : "",
+		 !s->cipher ? "" : s->cipher == &toy_luks ? ", LUKS" : ", AES",
 		 s->image.version, 1u << s->image.cluster_bits,
 		 s->image.refcount_order, (unsigned long long)s->image.size,
 		 s->steps);
@@ -126,6 +129,11 @@ static void choose_geometry(struct sequence *s)
 		s->aside_flavour = chance(s, 50) ? MEM_FILE : MEM_DEVICE;
 	}
 	s->chain = chance(s, 25);
+	if (chance(s, 20)) {
+		s->cipher = s->image.version == 3 && chance(s, 70) ?
+			&toy_luks : &toy_aes;
+		s->image.crypt = s->cipher->method;
+	}
 	/* QEMU reads nothing of it when it checks */
 	s->image.backing = s->chain ? "null-co://" : NULL;
 }
@@ -218,6 +226,13 @@ static struct membackend *data_of(struct membackend *be)
 	return be->data_file ?: be;
 }
 
+/* What the image has for a sector of the guest. */
+static void encrypt(const struct sequence *s, u64 guest, u64 host, void *sector)
+{
+	if (s->cipher)
+		toy_sector(qcow2_cipher_sector(s->cipher, guest, host), sector);
+}
+
 /* Bytes at @host; those of other subclusters than @data must never be seen. */
 static void fill_cluster(struct sequence *s, struct membackend *image,
 			 u64 cluster, u64 host, u32 data)
@@ -234,6 +249,8 @@ static void fill_cluster(struct sequence *s, struct membackend *image,
 		if (!(data >> (i * 32 / n) & 1))
 			number += n;
 		stamp_make(be->data + host + i * 512, number, 0);
+		encrypt(s, (cluster * n + i) * 512, host + i * 512,
+			be->data + host + i * 512);
 	}
 }
 
@@ -292,7 +309,7 @@ static int make_cluster(struct sequence *s, struct membackend *be, u64 cluster,
 	} else if (what < 80) {
 		ret = mk_map(be, guest, QCOW2_ZERO, 1, &host);
 		zero = U32_MAX;
-	} else if (what < 90 && !s->image.data_file) {
+	} else if (what < 90 && !s->image.data_file && !s->cipher) {
 		ret = compress(s, be, cluster);
 		data = U32_MAX;
 	} else if (s->kind == SEQ_PLAIN) {
@@ -392,6 +409,7 @@ static int make(struct sequence *s, struct membackend *be,
 	mem_init(aside, s->aside_flavour,
 		 s->aside_flavour == MEM_FILE ? 0 : s->image.size + (1 << 20));
 	be->limit = s->limit;
+	be->cipher = s->cipher;
 	if (s->image.data_file)
 		be->data_file = aside;
 	ret = mk_image(be, &s->image);
@@ -505,8 +523,8 @@ static void write_data(struct sequence *s, struct seq_open *o)
 	int ret;
 
 	s->writes[o->index].op = s->live.nr_log;
-	ret = s->img->data.ops->data_write(s->img->data.be, o->guest, o->w.host,
-					   o->buf, o->w.len);
+	ret = qcow2_data_write(&s->img->data, o->guest, o->w.host, o->buf,
+			       o->w.len);
 	if (ret)
 		fail(s, "data at %#llx: error %d", (unsigned long long)o->w.host,
 		     ret);
@@ -741,7 +759,8 @@ static void step_reader(struct sequence *s)
 	if (r->used) {
 		b = &s->blocks[r->block];
 		r->used = false;
-		ret = r->store->ops->data_read(r->store->be, 0, r->host, buf, 512);
+		ret = qcow2_data_read(r->store, b->number * 512, r->host, buf,
+				      512);
 		if (!ret && !found_by_reader(s, r, buf))
 			ret = -EUCLEAN;
 		if (ret)

@@ -110,6 +110,7 @@ struct sequence {
 
 	bool extended;		/* L2 entries */
 	bool chain;
+	struct qcow2_cipher *cipher;	/* or NULL */
 
 	struct membackend live, before, base, aside, aside_before;
 	struct qcow2_layer below;

@@ -4,6 +4,7 @@
  */
 #include "guestio.h"
 #include "commit.h"
+#include "data.h"
 #include "inflate.h"
 #include "map.h"
 #include "write.h"
@@ -71,8 +72,8 @@ int guest_read(struct qcow2_image *img, u64 offset, void *buf, u64 len)
 		else if (!ret && qcow2_kind_reads_zero(m.kind))
 			memset(p, 0, m.len);
 		else if (!ret)
-			ret = m.store->ops->data_read(m.store->be, offset,
-						      m.host, p, m.len);
+			ret = qcow2_data_read(m.store, offset, m.host, p,
+					      m.len);
 		port_epoch_exit(&img->epoch, epoch);
 		if (ret)
 			return ret;
@@ -81,6 +82,19 @@ int guest_read(struct qcow2_image *img, u64 offset, void *buf, u64 len)
 		len -= m.len;
 	}
 	return 0;
+}
+
+/* Encrypts a copy. */
+static int write_data(struct qcow2_image *img, u64 guest, u64 host, const u8 *p,
+		      u64 len)
+{
+	void *copy = malloc(len);
+	int ret;
+
+	memcpy(copy, p, len);
+	ret = qcow2_data_write(&img->data, guest, host, copy, len);
+	free(copy);
+	return ret;
 }
 
 static int write_all(struct qcow2_image *img, u64 offset, const u8 *p, u64 len,
@@ -102,8 +116,7 @@ static int write_all(struct qcow2_image *img, u64 offset, const u8 *p, u64 len,
 		if (ret)
 			break;
 		*durable &= w.in_place && w.durable;
-		ret = img->data.ops->data_write(img->data.be, offset, w.host,
-						(void *)p, w.len);
+		ret = write_data(img, offset, w.host, p, w.len);
 		ret = qcow2_write_end(img, &w, ret);
 		offset += w.len;
 		p += w.len;
@@ -191,6 +204,14 @@ bool stamp_get(const void *block, u64 number, u64 *generation)
 		return false;
 	*generation = p[2];
 	return true;
+}
+
+bool stamp_is_any(const void *block)
+{
+	u64 p[2], generation;
+
+	memcpy(p, block, sizeof(p));
+	return stamp_get(block, p[1], &generation);
 }
 
 bool stamp_is_zero(const void *block)

@@ -48,5 +48,6 @@ void stamp_make(void *block, u64 number, u64 generation);
 /* Is it a stamp of block @number? Then *generation is set. */
 bool stamp_get(const void *block, u64 number, u64 *generation);
 bool stamp_is_zero(const void *block);
+bool stamp_is_any(const void *block);
 
 #endif /* GUESTIO_H */

@@ -160,12 +160,12 @@ static void mem_discard(void *arg, u64 offset, u64 len)
 	free(junk);
 }
 
-static int mem_data_read(void *arg, u64 guest, u64 host, void *buf, u32 len)
+static int mem_data_read(void *arg, u64 host, void *buf, u32 len)
 {
 	return do_read(arg, MEM_DATA_READ, host, buf, len);
 }
 
-static int mem_data_write(void *arg, u64 guest, u64 host, void *buf, u32 len)
+static int mem_data_write(void *arg, u64 host, void *buf, u32 len)
 {
 	return do_write(arg, MEM_DATA_WRITE, host, buf, len);
 }
@@ -329,6 +329,7 @@ int mem_open_over(struct membackend *be, u64 cache_bytes,
 	struct qcow2_store data = { aside ? aside->ops : NULL, aside };
 	struct qcow2_config cfg = {
 		.cache_bytes = cache_bytes, .backing = backing,
+		.cipher = be->cipher,
 		.data = aside ? &data : NULL,
 	};
 
@@ -413,6 +414,7 @@ void mem_copy(struct membackend *to, const struct membackend *from)
 		set_size(to, from->size);
 	memcpy(to->data, from->data, min(to->size, from->size));
 	to->mk_end = from->mk_end;
+	to->cipher = from->cipher;
 }
 
 void mem_fail(struct membackend *be, enum mem_kind kind, u64 count, int error)

@@ -74,6 +74,7 @@ struct mem_fault {
  * @hook_arg: for @hook
  * @log, @nr_log: what happened since mem_log_start()
  * @log_of: the log to write to; NULL: its own. For one thread
+ * @cipher: for an encrypted image: mem_open() opens the image with it
  * @data_file: for an image that has one: mem_open() opens the image with it
  * @msgs: the last messages of ops->log, the newest at (nr_msgs - 1) % MEM_MSGS
  * @mode_changes: calls of ops->mode_changed
@@ -95,6 +96,7 @@ struct membackend {
 	struct mem_op *log;
 	u64 nr_log, max_log;
 	struct membackend *log_of;
+	struct qcow2_cipher *cipher;
 	struct membackend *data_file;
 	u8 *base;		/* contents when the log began */
 	u64 base_size;
@@ -174,6 +176,8 @@ void mem_crash(struct membackend *be,
  * @incompatible, @compatible, @autoclear: version 3; with the bit for extended
  *	L2 entries those are made, for @cluster_bits of at least 14
  * @backing: the name of the backing file, short; NULL: none
+ * @crypt: how it is encrypted; for LUKS one cluster is made that is to be its
+ *	header, between the refcount block and the L1 table
  * @data_file: the name of the data file, at most 16 bytes; NULL: none. mk_map()
  *	then maps each cluster to where it is for the guest, and counts none
  *
@@ -190,6 +194,7 @@ struct mk_image {
 	u64 incompatible, compatible, autoclear;
 	const char *backing;
 	const char *data_file;
+	enum qcow2_crypt crypt;
 };
 
 /*

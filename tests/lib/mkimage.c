@@ -9,7 +9,7 @@
 
 #define V2_HEADER 72
 #define V3_HEADER 104
-#define BACKING 144	/* where its name is; before is room for one extension */
+#define BACKING 160	/* where its name is; before is room for two extensions */
 #define DATA_FILE_NAME 0x44415441u
 #define COMPRESSED (1ull << 62)
 #define ALL_DATA 0x00000000ffffffffull
@@ -155,6 +155,17 @@ static void name_data_file(struct membackend *be, const char *name)
 	memcpy(extension + 8, name, strlen(name));
 }
 
+/* Behind the name of a data file, if there is one. */
+static void name_luks(struct membackend *be, u64 header, u64 len)
+{
+	u64 pos = V3_HEADER + (mem_be32(be, V3_HEADER) ? 24 : 0);
+
+	mem_set_be32(be, pos, QCOW2_EXT_CRYPTO);
+	mem_set_be32(be, pos + 4, 16);
+	mem_set_be64(be, pos + 8, header);
+	mem_set_be64(be, pos + 16, len);
+}
+
 static void make_header(struct membackend *be, const struct mk_image *p)
 {
 	mem_set_be32(be, 0, 0x514649fb);
@@ -166,6 +177,7 @@ static void make_header(struct membackend *be, const struct mk_image *p)
 		mem_set_be32(be, 16, strlen(p->backing));
 		memcpy(be->data + BACKING, p->backing, strlen(p->backing));
 	}
+	mem_set_be32(be, 32, p->crypt);
 	if (p->version < 3)
 		return;
 	mem_set_be64(be, 72, p->incompatible);
@@ -201,7 +213,8 @@ static int fix_params(struct mk_image *p)
 	    p->cluster_bits > 21 || p->refcount_order > 6 ||
 	    (entry_shift(p->incompatible) == 4 &&
 	     (p->version == 2 || p->cluster_bits < 14)) ||
-	    (p->version == 2 && p->refcount_order != 4))
+	    (p->version == 2 && (p->refcount_order != 4 ||
+				 p->crypt == QCOW2_CRYPT_LUKS)))
 		return -EINVAL;
 	return 0;
 }
@@ -247,6 +260,8 @@ int mk_image(struct membackend *be, const struct mk_image *params)
 	table = cs;
 	block = table + p.reftable_clusters * cs;
 	l1 = block + cs;
+	if (p.crypt == QCOW2_CRYPT_LUKS)
+		l1 += cs;
 	be->mk_end = l1 + l1_clusters * cs;
 	if (be->mk_end > (be->ops->growable ? be->capacity : be->size))
 		return -ENOSPC;
@@ -256,6 +271,8 @@ int mk_image(struct membackend *be, const struct mk_image *params)
 	make_header(be, &p);
 	mem_set_be64(be, 48, table);
 	mem_set_be32(be, 56, p.reftable_clusters);
+	if (p.crypt == QCOW2_CRYPT_LUKS)
+		name_luks(be, block + cs, cs);
 	mem_set_be32(be, 36, entries);
 	mem_set_be64(be, 40, l1);
 	mem_set_be64(be, table, block);

@@ -206,8 +206,8 @@ static void test_refused(void)
 	refused(-EINVAL, "an external data file; give it", NULL,
 		QCOW2_INCOMPAT_DATA_FILE);
 	refused(-EUCLEAN, "contradict", NULL, QCOW2_INCOMPAT_COMPRESSION);
-	refused(-EOPNOTSUPP, "LUKS encryption", luks, 0);
-	refused(-EOPNOTSUPP, "AES encryption", aes, 0);
+	refused(-ENOKEY, "LUKS encryption; give its cipher and key", luks, 0);
+	refused(-ENOKEY, "AES encryption; give its key", aes, 0);
 	refused(-EOPNOTSUPP, "bit 5", NULL, 1 << 5);
 	refused_files();
 }

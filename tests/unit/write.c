@@ -418,7 +418,7 @@ static void test_two_writers(void)
 	ok(!b.times && !c.times, "which wakes nobody");
 	ok(fx_reads(&f, CS, 512, 0), "a reader sees what was there");
 	fx_fill(buf, CS, 512, 1);
-	must(f.be.ops->data_write(&f.be, CS, first.host, buf, 512));
+	must(f.be.ops->data_write(&f.be, first.host, buf, 512));
 	ok(fx_reads(&f, CS, 512, 0), "until the end");
 	must(qcow2_write_end(f.img, &first, 0));
 	ok(fx_reads(&f, CS, 512, 1), "of the write");

@@ -133,16 +133,14 @@ static void store_discard(void *be, uint64_t offset, uint64_t len)
 		log_dbg("%s: no hole: %s", host->path, strerror(errno));
 }
 
-static int store_data_read(void *be, uint64_t guest, uint64_t pos, void *buf,
-			   uint32_t len)
+static int store_data_read(void *be, uint64_t pos, void *buf, uint32_t len)
 {
 	struct qcow2_iovec v = { pos, buf, len };
 
 	return store_rw(be, false, &v, 1);
 }
 
-static int store_data_write(void *be, uint64_t guest, uint64_t pos, void *buf,
-			    uint32_t len)
+static int store_data_write(void *be, uint64_t pos, void *buf, uint32_t len)
 {
 	struct qcow2_iovec v = { pos, buf, len };
 
