@@ -105,8 +105,9 @@ WARNINGS := -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers 
 USER_CFLAGS = -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -g -pthread \
 	$(WARNINGS) -Idm-qcow2/core -MMD -MP
 USER_LIBS = -lz -lzstd -lpthread
-TOOL_CFLAGS = $(shell pkg-config --cflags devmapper json-c)
-TOOL_LIBS = $(shell pkg-config --libs devmapper json-c) $(USER_LIBS)
+TOOL_PKGS := devmapper json-c libcryptsetup libkeyutils
+TOOL_CFLAGS = $(shell pkg-config --cflags $(TOOL_PKGS))
+TOOL_LIBS = $(shell pkg-config --libs $(TOOL_PKGS)) $(USER_LIBS)
 
 plain_FLAGS := -O2
 asan_FLAGS := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
@@ -182,11 +183,20 @@ $(BUILD)/fuzz/% $(BUILD)/tests/fuzz/%: override CC = clang
 $(fuzz_PROGRAMS): EXTRA_LDFLAGS = -fsanitize=fuzzer
 .SECONDARY:
 
-# What tests/lib/qemuimg.c puts in front of qemu-img.
-$(BUILD)/tests/preload/%.so: tests/preload/%.c tests/preload/%.h
+# What tests/lib/qemuimg.c puts in front of qemu-img, and tests/tools/encrypt.sh in
+# front of qcow2setup.
+$(BUILD)/tests/preload/%.so: tests/preload/%.c $(wildcard tests/preload/*.h)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(USER_CFLAGS) -O2 -fPIC -shared $(CFLAGS) $(LDFLAGS) -o $@ $<
+	$(Q)$(CC) $(USER_CFLAGS) $(EXTRA_CFLAGS) -O2 -fPIC -shared $(CFLAGS) \
+		$(LDFLAGS) -o $@ $< $(EXTRA_LDFLAGS)
+
+FAKEDM = $(BUILD)/tests/preload/fakedm.so
+$(FAKEDM): EXTRA_CFLAGS = $(TOOL_CFLAGS)
+$(FAKEDM): EXTRA_LDFLAGS = $(shell pkg-config --libs libkeyutils)
+
+.PHONY: tools-programs
+tools-programs: tools $(FAKEDM)
 
 $(unit_PROGRAMS) $(crash_PROGRAMS): | $(BUILD)/tests/preload/again.so
 
@@ -199,7 +209,7 @@ AFTER_DEPS = $(MAKE) --no-print-directory -j$(shell nproc)
 
 .PHONY: test
 test: deps ## everything: check, unit, crash, stress, tools, vm, guest, debug, ...
-	@$(AFTER_DEPS) tools unit-programs crash-programs stress-programs \
+	@$(AFTER_DEPS) tools-programs unit-programs crash-programs stress-programs \
 		fuzz-programs functional-programs
 	@tests/run
 
@@ -224,7 +234,7 @@ fuzz: deps ## images bent by libFuzzer; FUZZ_SECONDS=N
 	@tests/run fuzz
 
 .PHONY: test-tools
-test-tools: tools ## qcow2setup, without a kernel module
+test-tools: tools-programs ## qcow2setup, without a kernel module
 	@tests/run tools
 
 .PHONY: test-guest

@@ -148,6 +148,7 @@ static enum result add_image(struct walk *w, const struct image *img,
 	l = add_layer(w, &img->host, "qcow2");
 	l->size = img->hdr.size;
 	l->cluster_size = qcow2_cluster_size(&img->hdr);
+	l->crypt = img->hdr.crypt_method;
 	return add_data_file(w, img, data_file, l);
 }
 
@@ -195,13 +196,7 @@ static enum result open_layer(struct walk *w, const char *path,
 
 	if (ret)
 		return ret;
-	if (img->usable) {
-		ret = add_image(w, img, NULL);
-	} else {
-		log_err("%s cannot be used: the image %s. %s", img->host.path,
-			img->why, img->advice);
-		ret = WRONG_DEVICE;
-	}
+	ret = add_image(w, img, NULL);
 	if (ret)
 		image_close(img);
 	return ret;
@@ -351,6 +346,8 @@ void chain_free(struct chain *chain)
 	for (i = 0; i < chain->count; i++) {
 		free(chain->layers[i].path);
 		free(chain->layers[i].data_path);
+		free(chain->layers[i].cipher);
+		free(chain->layers[i].key);
 	}
 	free(chain->layers);
 	free(chain->broken);
@@ -364,6 +361,23 @@ static json_object *json_path(const char *path)
 	return path ? text_json(path, strlen(path)) : NULL;
 }
 
+/**
+ * crypt_name() - the name of a kind of encryption
+ * @crypt: as the header has it
+ *
+ * Return: a constant.
+ */
+const char *crypt_name(enum qcow2_crypt crypt)
+{
+	static const char * const names[] = {
+		[QCOW2_CRYPT_NONE] = "none",
+		[QCOW2_CRYPT_AES] = "aes",
+		[QCOW2_CRYPT_LUKS] = "luks",
+	};
+
+	return names[crypt];
+}
+
 static json_object *json_layer(const struct layer *l)
 {
 	json_object *o = json_object_new_object();
@@ -375,6 +389,8 @@ static json_object *json_layer(const struct layer *l)
 	json_object_object_add(o, "cluster_size", l->cluster_size ?
 			       json_object_new_uint64(l->cluster_size) : NULL);
 	json_object_object_add(o, "data_file", json_path(l->data_path));
+	json_object_object_add(o, "encryption", l->cluster_size ?
+			       json_path(crypt_name(l->crypt)) : NULL);
 	json_object_object_add(o, "error", NULL);
 	return o;
 }
@@ -390,6 +406,7 @@ json_object *chain_json(const struct chain *chain, const char *error)
 {
 	static const char * const unknown[] = {
 		"format", "virtual_size", "cluster_size", "data_file",
+		"encryption",
 	};
 	json_object *a = json_object_new_array();
 	json_object *o;

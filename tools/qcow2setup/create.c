@@ -31,6 +31,8 @@ struct place {
  * @image: the image
  * @data: its data file
  * @store: the same for the core
+ * @luks: its LUKS header, if it is encrypted
+ * @crypto: the same for the core
  */
 struct making {
 	const struct options *opt;
@@ -41,6 +43,8 @@ struct making {
 	struct place image;
 	struct place data;
 	struct qcow2_store store;
+	struct luks luks;
+	uint8_t *crypto;
 };
 
 static volatile sig_atomic_t stopped;
@@ -175,11 +179,68 @@ static enum result decide_size(struct making *m, const char *arg)
 	return OK;
 }
 
+static enum result check_encryption(const struct options *opt)
+{
+	const char *given = opt->cipher ? "cipher" : opt->hash ? "hash" :
+		opt->key_bits ? "key-size" : opt->key_file ? "key-file" :
+		opt->iterations ? "pbkdf-force-iterations" : NULL;
+
+	if (opt->encrypt || !given)
+		return OK;
+	log_err("--%s is given, and the image is not to be encrypted: --encrypt luks has it encrypted.",
+		given);
+	return FAILED;
+}
+
+static enum result cannot_be(const struct making *m,
+			     const struct qcow2_error *err)
+{
+	log_err("%s cannot be made: %s.", m->path, err->msg);
+	return FAILED;
+}
+
+/* The header gets its length here, and the passphrase when nothing is in its way. */
+static enum result plan_encryption(struct making *m, u64 *bytes)
+{
+	const struct options *opt = m->opt;
+	const char *cipher = opt->cipher ?: "aes-xts-plain64";
+	u64 bits = opt->key_bits ?: strstr(cipher, "-xts-") ? 512 :
+		strncmp(cipher, "cast5-", 6) ? 256 : 128;
+	struct qcow2_error err;
+	enum result ret = luks_format(m->path, cipher, bits,
+				      opt->hash ?: "sha256", opt->iterations,
+				      &m->luks);
+
+	ret = ret ?: luks_bytes(&m->luks, &m->crypto);
+	if (ret)
+		return ret;
+	m->p.crypto = m->crypto;
+	m->p.crypto_length = m->luks.length;
+	return qcow2_create_size(&m->p, bytes, &err) ? cannot_be(m, &err) : OK;
+}
+
+static enum result encrypt(struct making *m)
+{
+	struct secret pass = { NULL };
+	enum result ret = passphrase_get_new(m->opt->key_file, m->path, &pass);
+	int slot;
+
+	ret = ret ?: luks_add(&m->luks, NULL, &pass, 0, &slot);
+	secret_free(&pass);
+	free(m->crypto);
+	m->crypto = NULL;
+	ret = ret ?: luks_bytes(&m->luks, &m->crypto);
+	m->p.crypto = m->crypto;
+	return ret;
+}
+
 static enum result decide(struct making *m, char **args, u64 *bytes)
 {
 	struct qcow2_error err;
-	enum result ret = OK;
+	enum result ret = check_encryption(m->opt);
 
+	if (ret)
+		return ret;
 	m->path = host_absolute(args[0]);
 	if (!m->path)
 		return FAILED;
@@ -189,10 +250,10 @@ static enum result decide(struct making *m, char **args, u64 *bytes)
 		ret = decide_size(m, args[1]);
 	if (!ret && m->opt->data_file)
 		ret = named(m, "--data-file", m->opt->data_file, &m->data_path);
-	if (!ret && qcow2_create_size(&m->p, bytes, &err)) {
-		log_err("%s cannot be made: %s.", m->path, err.msg);
-		ret = FAILED;
-	}
+	if (!ret && qcow2_create_size(&m->p, bytes, &err))
+		ret = cannot_be(m, &err);
+	if (!ret && m->opt->encrypt)
+		ret = plan_encryption(m, bytes);
 	return ret;
 }
 
@@ -306,10 +367,13 @@ enum result action_create(const struct options *opt, char **args)
 
 	m.image.host.fd = -1;
 	m.data.host.fd = -1;
+	m.luks.fd = -1;
 	ret = decide(&m, args, &bytes);
 	catch_signals();
 	if (!ret)
 		ret = open_places(&m, bytes);
+	if (!ret && opt->encrypt)
+		ret = encrypt(&m);
 	if (!ret)
 		ret = make(&m);
 	close_place(&m.data, ret);
@@ -317,6 +381,8 @@ enum result action_create(const struct options *opt, char **args)
 	if (!ret)
 		log_verbose("%s is made: %llu bytes.", m.path,
 			    (unsigned long long)m.p.size);
+	luks_close(&m.luks);
+	free(m.crypto);
 	chain_free(&m.below);
 	free(m.data_path);
 	free(m.path);

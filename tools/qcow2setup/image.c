@@ -170,19 +170,6 @@ char *image_path(const struct image *img, struct qcow2_header_string s)
 
 /* ---------------------------------------------------------------- */
 
-/* The words of the kernel's refusal, and what can be done about it. */
-static const char *missing_feature(const struct qcow2_header *h,
-				   const char **advice)
-{
-	*advice = "'qemu-img convert -O qcow2' makes an image without it.";
-	if (h->crypt_method == QCOW2_CRYPT_LUKS)
-		return "has LUKS encryption, which is not supported yet";
-	if (h->crypt_method == QCOW2_CRYPT_AES)
-		return "has AES encryption, which is not supported yet";
-	*advice = NULL;
-	return NULL;
-}
-
 /* What keeps it from being a device, although it may be below one. */
 static const char *no_device_reason(struct image *img)
 {
@@ -230,10 +217,7 @@ static const char *to_be_given(const struct qcow2_header *h)
 
 static void judge(struct image *img)
 {
-	img->why = missing_feature(&img->hdr, &img->advice);
-	img->usable = !img->why;
-	if (!img->why)
-		img->why = no_device_reason(img);
+	img->why = no_device_reason(img);
 	if (img->why) {
 		img->attach = ATTACH_NOT;
 		return;

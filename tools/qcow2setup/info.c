@@ -41,11 +41,15 @@ static const struct feature autoclear[] = {
  * @img: the image
  * @chain: and what is below it, if that was asked for
  * @error: why the chain ends early, or NULL
+ * @luks: its LUKS header, if it has one
+ * @luks_error: why that cannot be used, or NULL
  */
 struct found {
 	struct image img;
 	struct chain chain;
 	char *error;
+	struct luks luks;
+	char *luks_error;
 };
 
 static json_object *json_words(const char *s)
@@ -74,17 +78,6 @@ static json_object *feature_names(uint64_t bits, const struct feature *known)
 		free(name);
 	}
 	return a;
-}
-
-static const char *encryption(const struct qcow2_header *h)
-{
-	static const char * const names[] = {
-		[QCOW2_CRYPT_NONE] = "none",
-		[QCOW2_CRYPT_AES] = "aes",
-		[QCOW2_CRYPT_LUKS] = "luks",
-	};
-
-	return names[h->crypt_method];
 }
 
 static const char *compression(const struct qcow2_header *h)
@@ -162,6 +155,44 @@ static json_object *json_attach(const struct image *img)
 	return o;
 }
 
+static json_object *json_slots(unsigned int mask)
+{
+	json_object *a = json_object_new_array();
+	int i;
+
+	for (i = 0; i < LUKS_SLOTS; i++)
+		if (mask & 1u << i)
+			json_object_array_add(a, json_object_new_int(i));
+	return a;
+}
+
+static json_object *json_luks(const struct found *f)
+{
+	static const char * const unknown[] = {
+		"cipher", "key_bits", "hash", "slots",
+	};
+	json_object *o = json_object_new_object();
+	char *cipher, *hash;
+	size_t i;
+
+	if (f->luks_error) {
+		for (i = 0; i < ARRAY_SIZE(unknown); i++)
+			json_object_object_add(o, unknown[i], NULL);
+	} else {
+		cipher = luks_cipher(&f->luks);
+		hash = luks_hash(&f->luks);
+		json_object_object_add(o, "cipher", json_words(cipher));
+		json_add_u64(o, "key_bits", luks_key_bytes(&f->luks) * 8);
+		json_object_object_add(o, "hash", json_words(hash));
+		json_object_object_add(o, "slots",
+				       json_slots(luks_slots(&f->luks)));
+		free(hash);
+		free(cipher);
+	}
+	json_object_object_add(o, "error", json_words(f->luks_error));
+	return o;
+}
+
 static void print_json(const struct found *f)
 {
 	const struct image *img = &f->img;
@@ -185,7 +216,10 @@ static void print_json(const struct found *f)
 			       json_place(img, h->backing_format));
 	json_object_object_add(o, "data_file", json_place(img, h->data_file));
 	json_object_object_add(o, "encryption",
-			       json_words(encryption(h)));
+			       json_words(crypt_name(h->crypt_method)));
+	json_object_object_add(o, "luks",
+			       h->crypt_method == QCOW2_CRYPT_LUKS ?
+			       json_luks(f) : NULL);
 	json_object_object_add(o, "compression",
 			       json_words(compression(h)));
 	json_object_object_add(o, "attach", json_attach(img));
@@ -328,6 +362,30 @@ static void print_chain(const struct found *f)
 		line_escaped("", xasprintf("broken: %s", f->error));
 }
 
+static void print_luks(const struct found *f)
+{
+	unsigned int slots, i;
+	char *cipher, *hash;
+
+	if (f->luks_error) {
+		line_escaped("", xasprintf("%s", f->luks_error));
+		return;
+	}
+	cipher = luks_cipher(&f->luks);
+	hash = luks_hash(&f->luks);
+	slots = luks_slots(&f->luks);
+	line("cipher:", cipher);
+	printf("%-20s %u bits\n", "key:", luks_key_bytes(&f->luks) * 8);
+	line_escaped("hash:", xasprintf("%s", hash ?: "unknown"));
+	printf("%-20s", "key slots in use:");
+	for (i = 0; i < LUKS_SLOTS; i++)
+		if (slots & 1u << i)
+			printf(" %u", i);
+	puts(slots ? "" : " none");
+	free(hash);
+	free(cipher);
+}
+
 static void print_text(const struct found *f)
 {
 	const struct image *img = &f->img;
@@ -349,7 +407,9 @@ static void print_text(const struct found *f)
 		line_place("backing format:", img, h->backing_format);
 	if (h->data_file.offset)
 		line_place("data file:", img, h->data_file);
-	line("encryption:", encryption(h));
+	line("encryption:", crypt_name(h->crypt_method));
+	if (h->crypt_method == QCOW2_CRYPT_LUKS)
+		print_luks(f);
 	line("compression type:", compression(h));
 	print_chain(f);
 	print_host(&img->host);
@@ -396,6 +456,21 @@ static void find_chain(const struct options *opt, struct found *f)
 	}
 }
 
+static void find_luks(struct found *f)
+{
+	f->luks.fd = -1;
+	if (f->img.hdr.crypt_method != QCOW2_CRYPT_LUKS)
+		return;
+	log_keep(&f->luks_error);
+	luks_load(&f->img.host, &f->img.hdr, &f->luks);
+	log_keep(NULL);
+	if (f->luks_error && f->img.attach != ATTACH_NOT) {
+		f->img.attach = ATTACH_NOT;
+		f->img.why = "has a LUKS header that cannot be used";
+		f->img.advice = NULL;
+	}
+}
+
 /**
  * action_info() - qcow2setup info IMAGE|NAME
  * @opt: the options
@@ -425,12 +500,15 @@ enum result action_info(const struct options *opt, char **args)
 	ret = image_open(args[0], &f.img);
 	if (ret)
 		return ret;
+	find_luks(&f);
 	if (opt->chain)
 		find_chain(opt, &f);
 	if (opt->json)
 		print_json(&f);
 	else
 		print_text(&f);
+	luks_close(&f.luks);
+	free(f.luks_error);
 	free(f.error);
 	chain_free(&f.chain);
 	image_close(&f.img);

@@ -116,6 +116,8 @@ static int option_words(const char *name)
 		{ "cache_bytes", 2 },
 		{ "backing", 3 },
 		{ "data_file", 2 },
+		{ "luks", 3 },
+		{ "aes", 2 },
 	};
 	size_t i;
 
@@ -225,12 +227,20 @@ static void add_layers(struct words *w, const struct chain *chain)
 			add(w, xasprintf("data_file"));
 			add(w, escape(l->data_path));
 		}
+		if (l->crypt == QCOW2_CRYPT_LUKS) {
+			add(w, xasprintf("luks"));
+			add(w, escape(l->cipher));
+		} else if (l->crypt == QCOW2_CRYPT_AES) {
+			add(w, xasprintf("aes"));
+		}
+		if (l->crypt != QCOW2_CRYPT_NONE)
+			add(w, escape(l->key));
 	}
 }
 
 /**
  * line_params() - the part of a line that belongs to the target
- * @chain: the image and the files that it needs
+ * @chain: the image and the files that it needs; unlock.c has seen to its keys
  * @opt: what else is asked for
  *
  * Return: a string to free.

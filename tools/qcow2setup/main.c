@@ -38,6 +38,14 @@ enum {
 	OPT_PREALLOCATION,
 	OPT_FORCE,
 	OPT_SHRINK,
+	OPT_KEY_FILE,
+	OPT_NEW_KEY_FILE,
+	OPT_KEY,
+	OPT_ENCRYPT,
+	OPT_CIPHER,
+	OPT_KEY_SIZE,
+	OPT_HASH,
+	OPT_ITERATIONS,
 };
 
 #define TAKES_READONLY 1
@@ -53,6 +61,11 @@ enum {
 #define TAKES_REPAIR 1024
 #define TAKES_CREATE 2048	/* what is of a new image and nothing else */
 #define TAKES_SHRINK 4096
+#define TAKES_KEY_FILE 8192
+#define TAKES_NEW_KEY 16384
+#define TAKES_KEY 32768
+#define TAKES_FORCE 65536
+#define TAKES_ITERATIONS 131072
 #define TAKES_FILES (TAKES_BACKING_FORMAT | TAKES_DATA_FILE)
 #define TAKES_TABLE (TAKES_READONLY | TAKES_SECTOR_SIZE | TAKES_CACHE_BYTES | \
 		     TAKES_NO_DISCARD_PASSDOWN | TAKES_BUFFERED_BACKING | \
@@ -66,13 +79,14 @@ static const struct action {
 	const char *args;
 	const char *help;
 } actions[] = {
-	{ "create", action_create, 1, 2, TAKES_CREATE | TAKES_FILES,
+	{ "create", action_create, 1, 2, TAKES_CREATE | TAKES_FILES |
+	  TAKES_FORCE | TAKES_KEY_FILE | TAKES_ITERATIONS,
 	  "IMAGE [SIZE]", "make a new image of SIZE bytes (K, M, G, T)" },
-	{ "open", action_open, 2, 2, TAKES_TABLE,
+	{ "open", action_open, 2, 2, TAKES_TABLE | TAKES_KEY_FILE,
 	  "IMAGE NAME", "attach IMAGE as " DM_NAME_PREFIX "NAME" },
 	{ "close", action_close, 1, 1, TAKES_DEFERRED,
 	  "NAME", "detach it" },
-	{ "table", action_table, 1, 1, TAKES_TABLE | TAKES_JSON,
+	{ "table", action_table, 1, 1, TAKES_TABLE | TAKES_JSON | TAKES_KEY,
 	  "IMAGE", "print the table line for 'dmsetup create'" },
 	{ "resize", action_resize, 2, 2, TAKES_SHRINK | TAKES_FILES,
 	  "IMAGE|NAME SIZE", "give the disk another size" },
@@ -82,6 +96,14 @@ static const struct action {
 	  "[NAME]", "show the state of a device, or of all" },
 	{ "check", action_check, 1, 1, TAKES_JSON | TAKES_REPAIR,
 	  "IMAGE", "look for errors in an image that is not in use" },
+	{ "luksAddKey", action_add_key, 1, 1,
+	  TAKES_KEY_FILE | TAKES_NEW_KEY | TAKES_ITERATIONS,
+	  "IMAGE", "have one more passphrase open it" },
+	{ "luksChangeKey", action_change_key, 1, 1,
+	  TAKES_KEY_FILE | TAKES_NEW_KEY | TAKES_ITERATIONS,
+	  "IMAGE", "replace a passphrase" },
+	{ "luksKillSlot", action_kill_slot, 2, 2, TAKES_FORCE,
+	  "IMAGE SLOT", "destroy a key slot" },
 };
 
 static const struct known {
@@ -126,8 +148,25 @@ static const struct known {
 	  TAKES_CREATE, "", "the data file is a raw image, too" },
 	{ { "preallocation", required_argument, NULL, OPT_PREALLOCATION },
 	  TAKES_CREATE, " MODE", "off, metadata, falloc or full" },
-	{ { "force", no_argument, NULL, OPT_FORCE }, TAKES_CREATE,
-	  "", "overwrite what exists" },
+	{ { "force", no_argument, NULL, OPT_FORCE }, TAKES_FORCE,
+	  "", "overwrite what exists; kill the last slot" },
+	{ { "key-file", required_argument, NULL, OPT_KEY_FILE },
+	  TAKES_KEY_FILE, " FILE", "has the passphrase; - is stdin" },
+	{ { "new-key-file", required_argument, NULL, OPT_NEW_KEY_FILE },
+	  TAKES_NEW_KEY, " FILE", "has the new passphrase" },
+	{ { "key", required_argument, NULL, OPT_KEY }, TAKES_KEY,
+	  " :BYTES:TYPE:NAME", "key in a keyring, for each layer" },
+	{ { "encrypt", required_argument, NULL, OPT_ENCRYPT }, TAKES_CREATE,
+	  " luks", "encrypt the new image" },
+	{ { "cipher", required_argument, NULL, OPT_CIPHER }, TAKES_CREATE,
+	  " NAME", "default aes-xts-plain64" },
+	{ { "key-size", required_argument, NULL, OPT_KEY_SIZE }, TAKES_CREATE,
+	  " BITS", "default 512 with xts, else 256" },
+	{ { "hash", required_argument, NULL, OPT_HASH }, TAKES_CREATE,
+	  " NAME", "of passphrases; default sha256" },
+	{ { "pbkdf-force-iterations", required_argument, NULL,
+	    OPT_ITERATIONS }, TAKES_ITERATIONS,
+	  " N", "of that hash; default: two seconds" },
 	{ { "chain", no_argument, NULL, OPT_CHAIN }, TAKES_CHAIN,
 	  "", "look at the backing files, too" },
 	{ { "repair", optional_argument, NULL, OPT_REPAIR }, TAKES_REPAIR,
@@ -158,7 +197,7 @@ static void print_help(void)
 	     "\n"
 	     "Actions:");
 	for (i = 0; i < ARRAY_SIZE(actions); i++)
-		printf("  %-7s %-15s %s\n", actions[i].name, actions[i].args,
+		printf("  %-13s %-15s %s\n", actions[i].name, actions[i].args,
 		       actions[i].help);
 	puts("\nOptions:");
 	for (i = 0; i < ARRAY_SIZE(known); i++) {
@@ -174,7 +213,7 @@ static void print_help(void)
 	}
 	puts("\n"
 	     "Exit status: 0 success, 1 wrong parameters or another failure,\n"
-	     "2 no permission, 3 out of memory, 4 wrong image or device,\n"
+	     "2 no permission or no such passphrase, 3 out of memory, 4 wrong image or device,\n"
 	     "5 exists already or is in use; of 'check', 6 leaks and no errors were\n"
 	     "found or are left, 7 errors.\n"
 	     "\n"
@@ -257,6 +296,7 @@ static enum result take_create_option(int c, struct options *opt)
 	static const char * const modes[] = {
 		"off", "metadata", "falloc", "full", NULL
 	};
+	static const char * const encryptions[] = { "luks", NULL };
 
 	switch (c) {
 	case OPT_BACKING:
@@ -286,6 +326,17 @@ static enum result take_create_option(int c, struct options *opt)
 	case OPT_FORCE:
 		opt->force = true;
 		return OK;
+	case OPT_ENCRYPT:
+		return parse_word(optarg, "--encrypt", encryptions,
+				  &opt->encrypt);
+	case OPT_CIPHER:
+		opt->cipher = optarg;
+		return OK;
+	case OPT_KEY_SIZE:
+		return parse_number(optarg, "--key-size", &opt->key_bits);
+	case OPT_HASH:
+		opt->hash = optarg;
+		return OK;
 	default:
 		return see_help();
 	}
@@ -302,6 +353,18 @@ static enum result parse_repair(const char *arg, struct options *opt)
 			arg);
 		return FAILED;
 	}
+	return OK;
+}
+
+static enum result add_key(const char *ref, struct options *opt)
+{
+	const char **more = xcalloc(opt->nr_keys + 1, sizeof(*more));
+
+	if (opt->nr_keys)
+		memcpy(more, opt->keys, opt->nr_keys * sizeof(*more));
+	free(opt->keys);
+	opt->keys = more;
+	opt->keys[opt->nr_keys++] = ref;
 	return OK;
 }
 
@@ -329,6 +392,17 @@ static enum result take_option(int c, struct options *opt)
 	case OPT_DATA_FILE:
 		opt->data_file = optarg;
 		return OK;
+	case OPT_KEY_FILE:
+		opt->key_file = optarg;
+		return OK;
+	case OPT_NEW_KEY_FILE:
+		opt->new_key_file = optarg;
+		return OK;
+	case OPT_KEY:
+		return add_key(optarg, opt);
+	case OPT_ITERATIONS:
+		return parse_number(optarg, "--pbkdf-force-iterations",
+				    &opt->iterations);
 	case OPT_CHAIN:
 		opt->chain = true;
 		return OK;
@@ -430,6 +504,7 @@ int main(int argc, char **argv)
 		if (!ret)
 			ret = a->run(&opt, argv + optind + 1);
 	}
+	free(opt.keys);
 	/* a full disk or a closed pipe must not look like success */
 	if (!ret && (fflush(stdout) || ferror(stdout))) {
 		log_err("The output cannot be written.");

@@ -160,14 +160,21 @@ enum result check_chain(const struct chain *chain, bool read_only)
 	return ret;
 }
 
-static enum result attach(const struct image *img, const struct chain *chain,
+/* The keys are in the keyring for as long as the kernel may look for them. */
+static enum result attach(const struct image *img, struct chain *chain,
 			  const struct options *opt, const char *name)
 {
-	char *params = line_params(chain, opt);
-	enum result ret = dm_create(name, line_sectors(img, opt), params,
-				    opt->read_only);
+	struct keys keys;
+	enum result ret = unlock_chain(chain, opt, &keys);
+	char *params;
 
-	free(params);
+	if (!ret) {
+		params = line_params(chain, opt);
+		ret = dm_create(name, line_sectors(img, opt), params,
+				opt->read_only);
+		free(params);
+	}
+	unlock_forget(&keys);
 	if (!ret)
 		log_verbose("%s is attached as " DM_NAME_PREFIX "%s%s.",
 			    img->host.path, name,

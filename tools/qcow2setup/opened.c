@@ -3,6 +3,7 @@
  * This file owns a chain that is opened with the core: its files, locked as QEMU
  * does it, its images from the bottom to the top, of which the top is written.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,11 +14,13 @@
  * @host: what holds it
  * @data_host: its external data file, if it has one
  * @data: the same for the core
+ * @cipher: stands for the key of an encrypted image, which nobody has here
  * @layer: this one, for the image above
  */
 struct opened {
 	struct host host, data_host;
 	struct qcow2_store data;
+	struct qcow2_cipher cipher;
 	struct qcow2_layer layer;
 };
 
@@ -28,7 +31,13 @@ struct opened_chain {
 
 static struct qcow2_store store_of(struct host *h)
 {
-	return (struct qcow2_store){ store_ops(h), h };
+	return (struct qcow2_store){ .ops = store_ops(h), .be = h };
+}
+
+static int no_key(struct qcow2_cipher *c, bool encrypt, u64 sector, void *buf,
+		  u32 len)
+{
+	return -ENOKEY;
 }
 
 /* Opens and locks a file of the chain. */
@@ -60,6 +69,8 @@ static enum result open_layer(const struct layer *l, struct opened *o,
 		return OK;
 	o->data = store_of(&o->data_host);
 	cfg.data = l->data_path ? &o->data : NULL;
+	o->cipher = (struct qcow2_cipher){ .method = l->crypt, .apply = no_key };
+	cfg.cipher = l->crypt == QCOW2_CRYPT_NONE ? NULL : &o->cipher;
 	if (qcow2_image_open(o->layer.store.ops, &o->host, &cfg, &o->layer.img,
 			     &err)) {
 		log_err("%s cannot be opened: %s.", l->path, err.msg);

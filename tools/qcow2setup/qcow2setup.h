@@ -49,6 +49,11 @@ struct options {
 	uint64_t cache_bytes;		/* 0: not given */
 	const char *backing_format;	/* where a header says none, or NULL */
 	const char *data_file;		/* of the top image, or NULL */
+	const char *key_file;		/* "-" is stdin; or NULL */
+	const char *new_key_file;
+	const char **keys;		/* names in a keyring */
+	unsigned int nr_keys;
+	uint64_t iterations;		/* of a passphrase's hash; 0: not given */
 	/* of a new image */
 	bool force;
 	bool extended_l2;
@@ -59,6 +64,10 @@ struct options {
 	const char *preallocation;	/* "off", ..., or NULL */
 	uint64_t cluster_size;		/* bytes; 0: not given */
 	uint64_t refcount_bits;		/* 0: not given */
+	const char *encrypt;		/* "luks" or NULL */
+	const char *cipher;		/* such as "aes-xts-plain64", or NULL */
+	const char *hash;
+	uint64_t key_bits;		/* 0: not given */
 };
 
 /* ---- log.c: stderr ---- */
@@ -151,7 +160,6 @@ enum attach {
  * @attach: the most that the kernel does with it
  * @why: why it is no more, for a sentence that begins "the image "; else NULL
  * @advice: what can be done about that, or has to be given, a sentence, or NULL
- * @usable: it can be a layer below another one, if its own files can be used
  * @text: memory for @why
  */
 struct image {
@@ -161,7 +169,6 @@ struct image {
 	enum attach attach;
 	const char *why;
 	const char *advice;
-	bool usable;
 	char *text;
 };
 
@@ -188,6 +195,9 @@ char *image_path(const struct image *img, struct qcow2_header_string s);
  * @size: what it shows, in bytes
  * @cluster_size: in bytes, 0 if it is raw
  * @data_path: its external data file, absolute; or NULL
+ * @crypt: how it is encrypted
+ * @cipher: of LUKS, as for dm-crypt; NULL until unlock.c is asked
+ * @key: the name of the key, for a table line; likewise
  */
 struct layer {
 	char *path;
@@ -195,6 +205,9 @@ struct layer {
 	uint64_t size;
 	uint32_t cluster_size;
 	char *data_path;
+	enum qcow2_crypt crypt;
+	char *cipher;
+	char *key;
 };
 
 /**
@@ -215,7 +228,99 @@ enum result chain_walk(const struct image *top, const struct options *opt,
 enum result chain_below(const char *path, const char *format,
 			const struct options *opt, struct chain *chain);
 void chain_free(struct chain *chain);
+const char *crypt_name(enum qcow2_crypt crypt);
 json_object *chain_json(const struct chain *chain, const char *error);
+
+/* ---- secret.c: memory for passphrases and keys ---- */
+
+/**
+ * struct secret - bytes that nobody else may see
+ * @data: the bytes, or NULL
+ * @len: how many
+ * @room: how many fit
+ */
+struct secret {
+	char *data;
+	size_t len;
+	size_t room;
+};
+
+void secret_new(struct secret *s, size_t room);
+void secret_free(struct secret *s);
+
+/* ---- passphrase.c: the question for one ---- */
+
+bool passphrase_asks(const char *file);
+enum result passphrase_get(const char *file, const char *path,
+			   struct secret *s);
+enum result passphrase_get_new(const char *file, const char *path,
+			       struct secret *s);
+
+/* ---- keyring.c: the way of a key to the kernel ---- */
+
+enum result keyring_add(const struct secret *key, char **ref, int32_t *serial);
+void keyring_remove(int32_t serial);
+
+/* ---- luks.c: the LUKS header of an image ---- */
+
+#define LUKS_SLOTS 8
+#define LUKS_MAX_KEY 64u	/* bytes */
+
+struct crypt_device;
+
+/**
+ * struct luks - a copy of a LUKS header
+ * @cd: of libcryptsetup, or NULL
+ * @fd: of the memory that the copy is in, or -1
+ * @path: of the image
+ * @offset: of the header in the image
+ * @length: of the header, key material included
+ * @before: what is in the image, or NULL
+ */
+struct luks {
+	struct crypt_device *cd;
+	int fd;
+	char *path;
+	uint64_t offset, length;
+	uint8_t *before;
+};
+
+enum result luks_load(const struct host *host, const struct qcow2_header *hdr,
+		      struct luks *l);
+enum result luks_format(const char *path, const char *cipher, uint64_t key_bits,
+			const char *hash, uint64_t iterations, struct luks *l);
+enum result luks_bytes(const struct luks *l, uint8_t **buf);
+void luks_close(struct luks *l);
+char *luks_cipher(const struct luks *l);
+unsigned int luks_key_bytes(const struct luks *l);
+unsigned int luks_slots(const struct luks *l);
+char *luks_hash(const struct luks *l);
+enum result luks_unlock(const struct luks *l, const struct secret *pass,
+			struct secret *key, int *slot);
+enum result luks_add(struct luks *l, const struct secret *key,
+		     const struct secret *pass, uint64_t iterations, int *slot);
+enum result luks_kill(struct luks *l, int slot);
+enum result luks_store(struct luks *l, const struct host *host, bool added);
+
+/* ---- unlock.c: the encrypted layers of a chain ---- */
+
+/**
+ * struct keys - the keys of a chain
+ * @serials: those that are in the keyring
+ * @count: how many
+ * @file: the key file, while they are looked for
+ * @typed: the last passphrase, likewise
+ */
+struct keys {
+	int32_t *serials;
+	unsigned int count;
+	struct secret file, typed;
+};
+
+enum result unlock_chain(struct chain *chain, const struct options *opt,
+			 struct keys *keys);
+void unlock_forget(struct keys *keys);
+enum result unlock_refer(struct chain *chain, const struct options *opt);
 
 /* ---- lock.c: QEMU's image locks ---- */
 
@@ -317,6 +422,9 @@ enum result action_resize(const struct options *opt, char **args);
 enum result action_info(const struct options *opt, char **args);
 enum result action_status(const struct options *opt, char **args);
 enum result action_check(const struct options *opt, char **args);
+enum result action_add_key(const struct options *opt, char **args);
+enum result action_change_key(const struct options *opt, char **args);
+enum result action_kill_slot(const struct options *opt, char **args);
 
 void status_print(const struct device *dev);
 json_object *status_json(const struct device *dev);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "geometry.h"
 #include "qcow2setup.h"
 #include "resize.h"
 
@@ -43,12 +44,27 @@ static enum result check_size(const char *name, const struct qcow2_header *h,
 
 /* ---- an image ---- */
 
+/*
+ * What the disk gets reads as zeros. Inside a cluster, or a subcluster, and wherever
+ * version 2 has one, they would have to be written, encrypted.
+ */
+static bool needs_key(const struct qcow2_header *h)
+{
+	return h->crypt_method != QCOW2_CRYPT_NONE &&
+		(h->version < 3 || h->size % qcow2_sub_size(h));
+}
+
 static enum result check_image(const struct image *img, uint64_t size,
 			       const struct options *opt)
 {
-	if (!img->usable || img->attach == ATTACH_READ_ONLY) {
+	if (img->attach == ATTACH_READ_ONLY) {
 		log_err("%s cannot be resized: the image %s. %s", img->host.path,
 			img->why, img->advice);
+		return WRONG_DEVICE;
+	}
+	if (size > img->hdr.size && needs_key(&img->hdr)) {
+		log_err("%s is encrypted, and to grow from %llu bytes it would need its key, for zeros behind the last of them. Attach it: 'qcow2setup resize' makes the device larger, too.",
+			img->host.path, (unsigned long long)img->hdr.size);
 		return WRONG_DEVICE;
 	}
 	if (size >= img->hdr.size || opt->shrink)

@@ -52,6 +52,7 @@ enum result action_table(const struct options *opt, char **args)
 		return ret;
 	}
 	ret = chain_walk(&img, opt, &chain);
+	ret = ret ?: unlock_refer(&chain, opt);
 	if (!ret) {
 		params = line_params(&chain, opt);
 		if (opt->json)
