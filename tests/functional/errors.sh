@@ -79,9 +79,11 @@ test_options() {
 	refused 'must be qcow2 or raw' "$line 3 backing vmdk $dir/missing"
 	refused 'no such layer or data file' "$line 2 data_file $dir/missing"
 	refused 'twice' "$line 4 data_file $dir/missing data_file $dir/missing"
-	refused 'luks.*not supported' \
-		"$line 3 luks aes-xts-plain64 :64:logon:key"
-	refused 'aes.*not supported' "$line 2 aes :16:logon:key"
+	refused 'no such key' "$line 3 luks aes-xts-plain64 :64:logon:key"
+	refused 'no such key' "$line 2 aes :16:logon:key"
+	refused 'twice' "$line 4 aes :16:logon:key aes :16:logon:key"
+	refused 'raw layer is not encrypted' \
+		"$line 5 backing raw $dir/missing aes :16:logon:key"
 	refused 'snapshot.*not supported' "$line 2 snapshot 1"
 	# whatever works must still work
 	dmsetup create a --table "$line 5 cache_bytes 1 read_only sector_size 512"
@@ -142,7 +144,7 @@ test_damaged_header() {
 	EOT
 }
 
-# What the image needs and does not get, or we do not have yet, is named.
+# What the image needs and does not get is named.
 test_features() {
 	local luks
 
@@ -155,7 +157,7 @@ test_features() {
 	refuses 'external data file; give it'
 	copy
 	poke "$dir/copy" 32 00000001
-	refuses 'AES.*not supported'
+	refuses 'AES encryption; give its key'
 	# QEMU would take its time over the key; the extension will do
 	copy
 	luks=0537be77000000100000000000050000000000000001000000000000
@@ -163,7 +165,7 @@ test_features() {
 	poke "$dir/copy" "$(od -A n -t u4 --endian=big -j 100 -N 4 "$image")" \
 		"${luks}00000000"
 	truncate -s 1M "$dir/copy"
-	refuses 'LUKS.*not supported'
+	refuses 'LUKS encryption; give its cipher and key'
 }
 
 # reads_only WORD: a readable device of which not a byte can be written.

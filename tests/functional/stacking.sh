@@ -6,9 +6,8 @@
 # remount, and the image is good. See "Stacking and memory pressure" in
 # Documentation/testing.rst. LOAD_SECONDS=N writes for so long in each test.
 #
-# quick: ^(zfs|xfs) on a file on ext4$|crypt below|thin above|itself, dev|churn|error|full|swap
-# brief: ^xfs on a file on ext4$|error|full|swap
-# debug: ^ext4 on a file on xfs$|itself, a device|churn|error
+# quick: ^xfs on a file on ext4$|crypt below|error|full
+# brief: ^xfs on a file on ext4$
 # vm: -m 512 -c 1 -d 2G -d 2G -d 1G -d 64M -t 2400
 
 # shellcheck source=tests/functional/lib.sh

@@ -1,0 +1,377 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Encrypted images: every cipher that QEMU writes, in both directions, against QEMU;
+# keys that are wrong, gone, wiped and given back; no plaintext in the image, also
+# after power cuts.
+#
+# quick: known.*(aes|cast5)|LUKS|AES in|layers|key|tool|plaintext$
+# brief: known.*xts|small|AES on|layers|key|tool|plaintext$
+# vm: -m 1536 -c 2 -d 1G -d 256M -d 256M,bs=4096 -t 900
+
+# shellcheck source=tests/functional/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+dir=$mnt/ext4
+phrase=correct-horse
+secret=(--object "secret,id=s,data=$phrase")
+
+# qemu_opts IMAGE
+qemu_opts() {
+	local driver=file
+
+	[[ ! -b $1 ]] || driver=host_device
+	echo "driver=qcow2,file.driver=$driver,file.filename=$1,encrypt.key-secret=s"
+}
+
+# luks IMAGE SIZE CIPHER [OPTION]...: as QEMU makes it; sets $cipher and $key. The
+# volume key comes from cryptsetup, the header's only other reader.
+luks() {
+	local image=$1 size=$2 alg mode iv hash at
+
+	IFS=- read -r alg mode iv <<<"$3"
+	cipher=$3
+	shift 3
+	[[ $iv != essiv:* ]] || { hash=${iv#*:}; iv=essiv; }
+	case $alg in
+	aes | serpent | twofish) alg=$alg-256 ;;
+	cast5) alg=cast5-128 ;;
+	esac
+	[[ -b $image ]] || rm -f "$image"
+	qemu-img create -q -u -f qcow2 "${secret[@]}" \
+		-o "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=300" \
+		-o "encrypt.cipher-alg=$alg,encrypt.cipher-mode=$mode" \
+		-o "encrypt.ivgen-alg=${iv:-plain64}${hash+,encrypt.ivgen-hash-alg=$hash}" \
+		${1+-o "$(IFS=,; echo "$*")"} "$image" "$size"
+	at=$(head -c 4M "$image" | LC_ALL=C grep -abo $'LUKS\xba\xbe' | head -n 1)
+	rm -f "$tmp/header" "$tmp/key"
+	dd if="$image" of="$tmp/header" bs=512 skip=$((${at%%:*} / 512)) \
+		count=16384 status=none
+	# an IV there is none of, which QEMU names and cryptsetup refuses
+	[[ $mode != ecb ]] ||
+		poke "$tmp/header" 43 0000000000000000
+	cryptsetup luksDump -q --dump-volume-key --volume-key-file "$tmp/key" \
+		--key-file <(echo -n "$phrase") "$tmp/header" >/dev/null
+	keyctl padd logon vm:key @u <"$tmp/key" >/dev/null
+	key=:$(stat -c %s "$tmp/key"):logon:vm:key
+}
+
+# aes IMAGE SIZE [OPTION]...: the legacy encryption, the same way
+aes() {
+	local image=$1 size=$2
+
+	shift 2
+	[[ -b $image ]] || rm -f "$image"
+	qemu-img create -q -f qcow2 "${secret[@]}" \
+		-o "encrypt.format=aes,encrypt.key-secret=s${1+,$(IFS=,; echo "$*")}" \
+		"$image" "$size"
+	printf '%s\0\0\0' "$phrase" | head -c 16 | keyctl padd user vm:aes @u >/dev/null
+	key=:16:user:vm:aes
+}
+
+# good_crypt IMAGE MODEL: no errors, no leaks, and what QEMU reads is the model's.
+good_crypt() {
+	qemu-img check -q "${secret[@]}" --image-opts "$(qemu_opts "$1")"
+	qemu-img compare "${secret[@]}" --image-opts "$(qemu_opts "$1")" \
+		"driver=raw,file.filename=$2"
+}
+
+attach_luks() {
+	attach "$1" "$2" luks "$cipher" "$key" "${@:3}"
+}
+
+# --- tests -------------------------------------------------------------------
+
+# known CIPHER: written here and read by QEMU, written by QEMU and read here.
+known() {
+	luks "$dir/known" 4M "$1"
+	model a 4M
+	attach_luks a "$dir/known"
+	run_io a -j 2 -n 60
+	detach a
+	good_crypt "$dir/known" "$tmp/model.a"
+	qemu-io "${secret[@]}" --image-opts "$(qemu_opts "$dir/known")" \
+		-c 'write -P 0xa5 64k 192k' -c 'write -P 0x5a 1M 4k' >/dev/null
+	qemu-io -f raw -c 'write -P 0xa5 64k 192k' -c 'write -P 0x5a 1M 4k' \
+		"$tmp/model.a" >/dev/null
+	attach_luks a "$dir/known"
+	run_io a -v
+	detach a
+}
+
+# io MAKE IMAGE OPTION...: mixed I/O of both sides in turn.
+io() {
+	local make=$1 image=$2
+
+	shift 2
+	model a 24M
+	"$make" "$image" 24M "$@"
+	both_write "$image"
+}
+
+both_write() {
+	local image=$1 _ options=(aes "$key")
+
+	[[ $key == *aes ]] || options=(luks "$cipher" "$key")
+	for _ in 1 2; do
+		attach a "$image" "${options[@]}"
+		run_io a -j 4 -t "$(few 2 1)" -z
+		detach a
+		good_crypt "$image" "$tmp/model.a"
+		qemu-io "${secret[@]}" --image-opts "$(qemu_opts "$image")" \
+			-c "write -P $((RANDOM % 256)) 1M 700k" >/dev/null
+		qemu-img convert -n "${secret[@]}" --image-opts "$(qemu_opts "$image")" \
+			--target-image-opts "driver=raw,file.filename=$tmp/model.a"
+	done
+}
+
+luks_xts() {
+	luks "$1" "$2" aes-xts-plain64 "${@:3}"
+}
+
+# A base under its own key, a plain base, and an image over both.
+test_layers() {
+	local base_key top_key
+
+	model base 8M
+	luks "$dir/base" 8M aes-cbc-essiv:sha256
+	keyctl padd logon vm:base @u <"$tmp/key" >/dev/null
+	base_key=:$(stat -c %s "$tmp/key"):logon:vm:base
+	attach base "$dir/base" luks "$cipher" "$base_key"
+	run_io base -j 2 -t 1
+	detach base
+	cp "$tmp/model.base" "$tmp/model.a"
+	truncate -s 12M "$tmp/model.a"
+	luks "$dir/top" 12M aes-xts-plain64 "backing_file=$dir/base" backing_fmt=qcow2
+	top_key=$key
+	attach a "$dir/top" luks "$cipher" "$top_key" \
+		backing qcow2 "$dir/base" luks aes-cbc-essiv:sha256 "$base_key"
+	run_io a -j 4 -t 2 -z
+	detach a
+	attach a "$dir/top" luks "$cipher" "$top_key" \
+		backing qcow2 "$dir/base" luks aes-cbc-essiv:sha256 "$base_key"
+	run_io a -v
+	detach a
+}
+
+# refused WORDS LINE: the table is not taken, and the reason is said.
+refused() {
+	read_log
+	fails dmsetup create a --table "$2"
+	kernel_says "$1"
+}
+
+test_keys() {
+	local line
+
+	aes "$dir/keys" 4M
+	luks "$dir/keys" 4M aes-xts-plain64
+	line="0 $(sectors "$dir/keys") qcow2 $dir/keys"
+	refused 'LUKS.*give its cipher and key' "$line"
+	refused 'LUKS.*give its cipher and key' "$line 2 aes :16:user:vm:aes"
+	refused 'legacy AES encryption has 16 bytes' "$line 2 aes $key"
+	refused 'no such key' "$line 3 luks aes-xts-plain64 :64:logon:vm:none"
+	refused 'no such key' "$line 3 luks aes-xts-plain64 :64:user:vm:key"
+	refused 'another length' "$line 3 luks aes-xts-plain64 :32:logon:vm:key"
+	refused 'a key is given as' "$line 3 luks aes-xts-plain64 vm:key"
+	refused 'a key is given as' "$line 3 luks aes-xts-plain64 :64:asymmetric:x"
+	refused 'a key is given as' "$line 3 luks aes-xts-plain64 :9999:logon:x"
+	refused 'a cipher is given as' "$line 3 luks aes $key"
+	refused 'a cipher is given as' "$line 3 luks aes-xts-lmk $key"
+	refused 'no cipher xts\(des3_foo\)' "$line 3 luks des3_foo-xts-plain64 $key"
+	head -c 20 /dev/urandom | keyctl padd logon vm:short @u >/dev/null
+	refused 'does not take this key' \
+		"$line 3 luks aes-xts-plain64 :20:logon:vm:short"
+	keyctl padd user vm:gone @u <"$tmp/key" >"$tmp/gone"
+	keyctl revoke "$(cat "$tmp/gone")"
+	refused 'revoked|no such key' "$line 3 luks aes-xts-plain64 :64:user:vm:gone"
+	create "$dir/plain" 4M
+	refused 'not encrypted' \
+		"0 $(sectors "$dir/plain") qcow2 $dir/plain 3 luks aes-xts-plain64 $key"
+}
+
+# The key itself is nowhere to be seen; a reload needs it no more.
+test_reference() {
+	local hex wrong
+
+	luks "$dir/keys" 4M aes-xts-plain64
+	hex=$(od -A n -v -t x1 "$tmp/key" | tr -d ' \n')
+	attach_luks a "$dir/keys"
+	keyctl purge -s logon vm:key >/dev/null
+	[[ $(dmsetup table --showkeys a) == *"luks aes-xts-plain64 $key" ]]
+	dmsetup table --showkeys a | dmsetup load a
+	dmsetup suspend a
+	dmsetup resume a
+	for wrong in "$(dmsetup table --showkeys a)" "$(dmsetup status a)" \
+		"$(dmesg)" "$(cat /proc/keys)"; do
+		[[ $wrong != *"${hex:0:16}"* ]] || fail "the key: $wrong"
+	done
+	fails dmsetup create b --table "$(table "$dir/keys" read_only \
+		luks aes-xts-plain64 :64:logon:vm:other)"
+	kernel_says 'another cipher or key'
+	detach a
+	fails attach_luks a "$dir/keys"
+	kernel_says 'no such key'
+}
+
+test_wipe() {
+	luks "$dir/keys" 4M aes-xts-plain64
+	model a 4M
+	attach_luks a "$dir/keys"
+	run_io a -j 2 -n 50
+	fails dmsetup message a 0 key wipe
+	kernel_says 'suspend the device first'
+	dmsetup suspend a
+	dmsetup message a 0 key wipe
+	fails dmsetup resume a
+	kernel_says 'key has been wiped'
+	head -c 64 /dev/urandom | keyctl padd logon vm:false @u >/dev/null
+	fails dmsetup message a 0 key set :64:logon:vm:false
+	kernel_says 'not the key that the image was attached with'
+	fails dmsetup resume a
+	keyctl padd logon vm:again @u <"$tmp/key" >/dev/null
+	dmsetup message a 0 key set :64:logon:vm:again
+	dmsetup resume a
+	[[ $(dmsetup table a) == *:64:logon:vm:again ]]
+	run_io a -v
+	run_io a -j 2 -n 50
+	detach a
+	good_crypt "$dir/keys" "$tmp/model.a"
+	create "$dir/plain" 4M
+	attach a "$dir/plain"
+	dmsetup suspend a
+	fails dmsetup message a 0 key wipe
+	kernel_says 'not encrypted'
+	dmsetup resume a
+	detach a
+}
+
+# in_keyrings WORDS
+in_keyrings() {
+	grep -q "$1" /proc/keys
+}
+
+# Passphrase to device with the tool alone, and QEMU reads what it has made.
+test_tool() {
+	local status=0
+
+	echo -n "$phrase" >"$tmp/phrase"
+	echo -n wrong >"$tmp/wrong"
+	rm -f "$dir/tool"
+	"$root/build/qcow2setup" create --encrypt luks --pbkdf-force-iterations 1000 \
+		--key-file "$tmp/phrase" "$dir/tool" 8M
+	model a 8M
+	"$root/build/qcow2setup" open --key-file "$tmp/wrong" "$dir/tool" a ||
+		status=$?
+	((status == 2)) || fail "a wrong passphrase: exit status $status"
+	"$root/build/qcow2setup" open --key-file "$tmp/phrase" "$dir/tool" a
+	! in_keyrings qcow2setup: || fail "$(cat /proc/keys)"
+	run_io a -j 4 -t 1 -z
+	"$root/build/qcow2setup" resize a 12M
+	truncate -s 12M "$tmp/model.a"
+	run_io a -j 4 -t 1 -z
+	"$root/build/qcow2setup" close a
+	good_crypt "$dir/tool" "$tmp/model.a"
+	echo -n second >"$tmp/second"
+	"$root/build/qcow2setup" luksAddKey --key-file "$tmp/phrase" \
+		--new-key-file "$tmp/second" --pbkdf-force-iterations 1000 "$dir/tool"
+	"$root/build/qcow2setup" luksKillSlot "$dir/tool" 0
+	fails "$root/build/qcow2setup" open --key-file "$tmp/phrase" "$dir/tool" a
+	"$root/build/qcow2setup" open --key-file "$tmp/second" "$dir/tool" a
+	run_io a -v
+	"$root/build/qcow2setup" close a
+}
+
+# A legacy image, by passphrase.
+test_tool_aes() {
+	aes "$dir/tool" 8M
+	keyctl purge -s user vm:aes >/dev/null
+	model a 8M
+	echo -n "$phrase" >"$tmp/phrase"
+	"$root/build/qcow2setup" open --key-file "$tmp/phrase" "$dir/tool" a
+	run_io a -j 4 -t 1 -z
+	"$root/build/qcow2setup" close a
+	good_crypt "$dir/tool" "$tmp/model.a"
+}
+
+stamp=never-to-be-seen-on-the-host-
+
+# Writes stamps and takes some back.
+write_stamps() {
+	local n at
+
+	head -c 1M >"$tmp/scratch/stamps" < <(yes "$stamp")
+	for ((n = 0; n < $1; n++)); do
+		at=$((RANDOM % 80))
+		dd if="$tmp/scratch/stamps" of=/dev/mapper/a bs=$((512 << RANDOM % 8)) \
+			seek=$((RANDOM % 500)) count=$((1 + RANDOM % 4)) \
+			oflag=direct conv=notrunc || return 0
+		case $((RANDOM % 4)) in
+		0) blkdiscard -o $((at * 65536)) -l 262144 /dev/mapper/a || true ;;
+		1) blkdiscard -z -o $((at * 65536 + 512)) -l 66048 /dev/mapper/a || true ;;
+		2) sync /dev/mapper/a || true ;;
+		esac
+	done &>/dev/null
+}
+
+no_stamps() {
+	local found
+
+	found=$(LC_ALL=C grep -c -a -F "$stamp" "$1") || true
+	((found == 0)) || fail "$found places of $1 have plaintext"
+}
+
+# A copy in between is what a crash would have left.
+test_plaintext() {
+	local i
+
+	mkdir -p "$tmp/scratch"
+	luks "$dir/scan" 32M aes-xts-plain64 "$@"
+	for ((i = 0; i < $(few 6 2); i++)); do
+		attach_luks a "$dir/scan"
+		write_stamps 40 &
+		io=$!
+		sleep "0.$((RANDOM % 9 + 1))"
+		cp --sparse=always "$dir/scan" "$dir/cut"
+		wait "$io"
+		detach a
+		sync
+		no_stamps "$dir/scan"
+		no_stamps "$dir/cut"
+	done
+	attach_luks a "$dir/scan"
+	dd if="$tmp/scratch/stamps" of=/dev/mapper/a bs=1M count=1 oflag=direct
+	dd if=/dev/mapper/a bs=1M count=1 iflag=direct | cmp - "$tmp/scratch/stamps"
+	detach a
+	# the scan can find something
+	create "$dir/plain" 4M
+	attach a "$dir/plain"
+	dd if="$tmp/scratch/stamps" of=/dev/mapper/a bs=64k count=1 oflag=direct
+	detach a
+	fails no_stamps "$dir/plain"
+}
+
+host_fs ext4 /dev/vda
+modprobe -a xts ctr essiv ecb cast5_generic serpent_generic twofish_generic \
+	algif_skcipher 2>/dev/null || true
+for name in aes-xts-plain64 aes-cbc-essiv:sha256 aes-cbc-plain aes-ctr-plain64 \
+	aes-ecb-plain64 serpent-xts-plain64 serpent-cbc-essiv:sha256 \
+	twofish-xts-plain64 twofish-ctr-plain64 cast5-cbc-plain64; do
+	try "known answers: $name" known "$name"
+done
+try "I/O: LUKS in a file" io luks_xts "$dir/image"
+try "I/O: LUKS, small clusters" io luks_xts "$dir/image" cluster_size=4k
+try "I/O: LUKS, extended L2" io luks_xts "$dir/image" extended_l2=on
+try "I/O: LUKS on a device" io luks_xts /dev/vdb
+try "I/O: LUKS on a device with sectors of 4096" io luks_xts /dev/vdc
+try "I/O: AES in a file" io aes "$dir/image"
+try "I/O: AES on a device" io aes /dev/vdb cluster_size=4k
+try "layers with keys of their own" test_layers
+try "keys that are none" test_keys
+try "a key is a reference" test_reference
+try "key wipe, key set" test_wipe
+try "the tool: LUKS" test_tool
+try "the tool: AES" test_tool_aes
+try "no plaintext" test_plaintext
+try "no plaintext, extended L2" test_plaintext extended_l2=on
+finish
