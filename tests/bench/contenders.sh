@@ -106,6 +106,49 @@ down_crypt() {
 	losetup -d "$below"
 }
 
+# without threads of its own, as is best on a fast disk
+contender inline inline 'raw file, loop, dm-crypt inline'
+up_inline() {
+	loop_device inline --direct-io=on
+	below=${device[inline]}
+	dmsetup create inline --table "0 $sectors crypt aes-xts-plain64 \
+		$(printf '%064d%064d' 1 2) 0 $below 0 2 \
+		no_read_workqueue no_write_workqueue"
+	device[inline]=/dev/mapper/inline
+}
+down_inline() {
+	dmsetup remove inline
+	losetup -d "$below"
+}
+
+contender luks inline 'qcow2 file with LUKS, dm-qcow2'
+up_luks() {
+	fill qcow2 "$fs/luks"
+	keyctl padd logon bench:key @u <"$images/key" >/dev/null
+	dmsetup create luks --table \
+		"0 $sectors qcow2 $fs/luks 3 luks aes-xts-plain64 :64:logon:bench:key"
+	device[luks]=/dev/mapper/luks
+}
+down_luks() {
+	dmsetup remove luks
+}
+
+contender luksnbd luksnbd 'qcow2 file with LUKS, qemu-nbd'
+up_luksnbd() {
+	fill qcow2 "$fs/luksnbd"
+	mkdir -p /run/lock # it wants that
+	qemu-nbd -c /dev/nbd0 --object "secret,id=s,file=$images/phrase" \
+		--aio=native --cache=none --image-opts \
+		"driver=qcow2,file.filename=$fs/luksnbd,encrypt.key-secret=s"
+	device[luksnbd]=/dev/nbd0
+	until (($(</sys/block/nbd0/size))); do
+		sleep 0.1
+	done
+}
+down_luksnbd() {
+	down_nbd
+}
+
 contender linear linear 'raw device, dm-linear'
 up_linear() {
 	ram_disk linear "$mib"

@@ -171,10 +171,11 @@ fs_mib=$((${#contenders[@]} * (mib + mib / 8 + 16) + 256))
 mkdir -p "$tmp"
 [[ ! $turns ]] || take_turns
 modprobe -a null_blk loop ext4
-[[ " ${contenders[*]} " != *" nbd "* ]] || modprobe nbd
+[[ " ${contenders[*]} " != *nbd\ * ]] || modprobe nbd
 # with its cipher: a clock that counts instructions does not wait for modules, and
 # whoever waits for a cipher loses patience
-[[ " ${contenders[*]} " != *" crypt "* ]] || modprobe -a dm-crypt xts aesni-intel
+[[ ! " ${contenders[*]} " =~ \ (crypt|inline)\  ]] ||
+	modprobe -a dm-crypt xts aesni-intel
 
 if [[ $anew ]]; then
 	for ((round = 0; round <= runs; round++)); do
