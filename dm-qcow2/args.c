@@ -80,7 +80,13 @@ static int set_cache_bytes(struct parse *p, char **argv)
 	return 0;
 }
 
-static char *unescape(const char *word)
+/**
+ * dm_qcow2_unescape() - a word as "dmsetup table" prints it
+ * @word: the word, with octal escapes
+ *
+ * Return: what it means, to free; NULL without memory.
+ */
+char *dm_qcow2_unescape(const char *word)
 {
 	char *path = kstrdup(word, GFP_KERNEL);
 
@@ -103,7 +109,7 @@ static int add_layer(struct parse *p, const char *word, bool raw)
 	}
 	args->layers = l;
 	l += args->nr_layers;
-	*l = (struct dm_qcow2_layer_args){ .path = unescape(word), .raw = raw };
+	*l = (struct dm_qcow2_layer_args){ .path = dm_qcow2_unescape(word), .raw = raw };
 	if (!l->path) {
 		*p->error = "Out of memory";
 		return -ENOMEM;
@@ -131,7 +137,7 @@ static int set_data_file(struct parse *p, char **argv)
 		return repeated(p);
 	if (l->raw)
 		return wrong(p, "A raw layer has no data file");
-	l->data_path = unescape(argv[1]);
+	l->data_path = dm_qcow2_unescape(argv[1]);
 	if (!l->data_path) {
 		*p->error = "Out of memory";
 		return -ENOMEM;
@@ -148,7 +154,7 @@ static int set_cipher(struct parse *p, const char *cipher, const char *key)
 	if (l->raw)
 		return wrong(p, "A raw layer is not encrypted");
 	l->cipher = kstrdup(cipher, GFP_KERNEL);
-	l->key = unescape(key);
+	l->key = dm_qcow2_unescape(key);
 	if (!l->cipher || !l->key) {
 		*p->error = "Out of memory";
 		return -ENOMEM;

@@ -44,7 +44,7 @@ enum iv_kind {
 struct slot {
 	struct requests *owner;
 	struct scatterlist src, dst;
-	u8 iv[MAX_IV];
+	u8 iv[MAX_IV] __aligned(MAX_IV);
 	struct skcipher_request req; /* ends in the cipher's own */
 };
 
@@ -63,7 +63,7 @@ struct requests {
 	int error;
 	struct completion done;
 	struct completion taken;
-	u8 slots[] CRYPTO_MINALIGN_ATTR;
+	u8 slots[] __aligned(MAX_IV);
 };
 
 /**
@@ -84,8 +84,7 @@ struct requests {
  * @bios: for what is written
  * @pages: the reserve for it, the longest bio
  * @pages_lock: who waits for the reserve
- * @nr_pages: in use, without the reserve
- * @max_pages: the most of them
+ * @nr_pages: in use, and in the reserve
  */
 struct dm_qcow2_crypt {
 	struct qcow2_cipher cipher;
@@ -106,7 +105,6 @@ struct dm_qcow2_crypt {
 	mempool_t pages;
 	struct mutex pages_lock;	/* who waits for the reserve */
 	atomic_t nr_pages;
-	int max_pages;
 };
 
 /* ---- requests ---- */
@@ -269,11 +267,14 @@ static int end_run(struct run *run, int ret)
 static int apply(struct qcow2_cipher *cipher, bool encrypt, u64 sector, void *buf,
 		 u32 len)
 {
+	struct dm_qcow2_crypt *c = container_of(cipher, struct dm_qcow2_crypt,
+						cipher);
 	struct run run;
 	int ret = 0;
 
-	begin_run(&run, container_of(cipher, struct dm_qcow2_crypt, cipher),
-		  encrypt, sector);
+	if (!dm_qcow2_has_key(c))
+		return -ENOKEY;
+	begin_run(&run, c, encrypt, sector);
 	for (; !ret && len; buf += SECTOR_SIZE, len -= SECTOR_SIZE)
 		ret = one_sector(&run, virt_to_page(buf), offset_in_page(buf),
 				 virt_to_page(buf), offset_in_page(buf));
@@ -293,7 +294,7 @@ static u64 first_sector(const struct dm_qcow2_io *io)
  * @io: the bio; crypt says how
  *
  * Context: may sleep; a thread of the image.
- * Return: 0 or a negative errno.
+ * Return: 0; -ENOKEY: it has been wiped; a negative errno.
  */
 int dm_qcow2_decrypt(struct dm_qcow2_io *io)
 {
@@ -301,6 +302,8 @@ int dm_qcow2_decrypt(struct dm_qcow2_io *io)
 	struct run run;
 	int ret = 0;
 
+	if (!dm_qcow2_has_key(io->crypt))
+		return -ENOKEY;
 	begin_run(&run, io->crypt, false, first_sector(io));
 	for (iter.bi_size = io->piece; !ret && iter.bi_size;
 	     bio_advance_iter_single(io->bio, &iter, SECTOR_SIZE)) {
@@ -314,12 +317,24 @@ int dm_qcow2_decrypt(struct dm_qcow2_io *io)
 	return end_run(&run, ret);
 }
 
+/* How many encrypted images there are: they share what they may have. */
+static atomic_t nr_crypts = ATOMIC_INIT(0);
+
+/* The reserve, and what all may have: a fiftieth of the memory. */
+static int max_pages(void)
+{
+	unsigned long share = totalram_pages() / 50 /
+		max(atomic_read(&nr_crypts), 1);
+
+	return clamp_t(unsigned long, share, 2 * BIO_MAX_VECS, INT_MAX);
+}
+
 static void *alloc_page_of(gfp_t gfp, void *data)
 {
 	struct dm_qcow2_crypt *c = data;
 	struct page *page;
 
-	if (atomic_read(&c->nr_pages) >= c->max_pages)
+	if (atomic_read(&c->nr_pages) >= max_pages())
 		return NULL;
 	page = alloc_page(gfp);
 	if (page)
@@ -365,8 +380,8 @@ static struct bio *try_bounce(struct dm_qcow2_crypt *c, u32 len, gfp_t gfp)
 }
 
 /*
- * The bio is taken before the lock, and given back if there are not pages enough
- * for it: nobody waits for pages who holds some that others wait for.
+ * Bio and pages are given back if there are not pages enough: nobody waits for
+ * pages who holds some that others wait for.
  */
 static struct bio *get_bounce(struct dm_qcow2_crypt *c, u32 len)
 {
@@ -385,15 +400,19 @@ static struct bio *get_bounce(struct dm_qcow2_crypt *c, u32 len)
  * @io: the bio; crypt says how; gets bounce, for dm_qcow2_free_bounce()
  *
  * Context: may sleep; a thread of the image.
- * Return: 0, or a negative errno without a bounce.
+ * Return: 0, or, without a bounce, -ENOKEY or another negative errno.
  */
 int dm_qcow2_encrypt(struct dm_qcow2_io *io)
 {
-	struct bio *bounce = get_bounce(io->crypt, io->piece);
-	struct bvec_iter iter = io->left, to = bounce->bi_iter;
+	struct bvec_iter iter = io->left, to;
+	struct bio *bounce;
 	struct run run;
 	int ret = 0;
 
+	if (!dm_qcow2_has_key(io->crypt))
+		return -ENOKEY;
+	bounce = get_bounce(io->crypt, io->piece);
+	to = bounce->bi_iter;
 	begin_run(&run, io->crypt, true, first_sector(io));
 	iter.bi_size = io->piece;
 	while (!ret && iter.bi_size) {
@@ -470,10 +489,13 @@ static int use_key(struct dm_qcow2_crypt *c, const void *key, u32 len, bool agai
 	}
 	ret = crypto_skcipher_setkey(c->tfm, key, len);
 	if (ret) {
+		/* nor has it the old one any more */
+		c->has_key = false;
 		*error = "The cipher does not take this key: see its length";
 		return ret;
 	}
 	memcpy(c->print, print, sizeof(print));
+	memzero_explicit(print, sizeof(print));
 	c->key_bytes = len;
 	c->has_key = true;
 	return 0;
@@ -531,7 +553,7 @@ static int take_key(struct dm_qcow2_crypt *c, const char *reference, bool again,
 
 	if (split_reference(reference, &bytes, type, &description) ||
 	    !type_of(type)) {
-		*error = "A key is given as :<bytes>:<logon|user|encrypted>:<description>";
+		*error = "A key is given as :<bytes>:<type>:<description>, of a known type";
 		return -EINVAL;
 	}
 	if (!*c->words && bytes != 16) {
@@ -562,23 +584,23 @@ static int take_key(struct dm_qcow2_crypt *c, const char *reference, bool again,
 /**
  * dm_qcow2_set_key() - give an image its key back
  * @c: its encryption
- * @reference: where the key is
+ * @reference: where the key is, as a table says it
  * @error: for the user
  *
  * Context: may sleep; nobody encrypts or decrypts meanwhile.
- * Return: 0, or a negative errno with the key as it was.
+ * Return: 0, or a negative errno with the key as it was, or with none.
  */
 int dm_qcow2_set_key(struct dm_qcow2_crypt *c, const char *reference,
 		     char **error)
 {
-	char *copy = kstrdup(reference, GFP_KERNEL);
+	char *copy = dm_qcow2_unescape(reference);
 	int ret;
 
 	if (!copy) {
 		*error = "Out of memory";
 		return -ENOMEM;
 	}
-	ret = take_key(c, reference, true, error);
+	ret = take_key(c, copy, true, error);
 	if (ret) {
 		kfree(copy);
 		return ret;
@@ -666,7 +688,7 @@ static int api_name(char *words, char *name, size_t size, enum iv_kind *iv)
 	if (!is_name(cipher) || !is_name(mode))
 		return -EINVAL;
 	/* QEMU names an IV here, too, and uses none */
-	if (!strcmp(mode, "ecb")) {
+	if (!strcmp(mode, "ecb") && (!ivmode || (is_name(ivmode) && !hash))) {
 		*iv = IV_NONE;
 	} else if (!ivmode) {
 		return -EINVAL;
@@ -726,16 +748,13 @@ static int reserve(struct dm_qcow2_crypt *c)
 	int ret;
 
 	c->slot_size = ALIGN(sizeof(struct slot) + crypto_skcipher_reqsize(c->tfm),
-			     ARCH_KMALLOC_MINALIGN);
+			     max_t(size_t, ARCH_KMALLOC_MINALIGN, MAX_IV));
 	for (i = 0; i < nr; i++) {
 		r = new_requests(c);
 		if (!r)
 			return -ENOMEM;
 		list_add(&r->link, &c->idle);
 	}
-	/* the reserve, and what all others may have: a fiftieth of the memory */
-	c->max_pages = max_t(unsigned long, 2 * BIO_MAX_VECS,
-			     min_t(unsigned long, totalram_pages() / 50, INT_MAX));
 	ret = mempool_init(&c->pages, BIO_MAX_VECS, alloc_page_of, free_page_of, c);
 	return ret ?: bioset_init(&c->bios, BIO_POOL_SIZE, 0, BIOSET_NEED_BVECS);
 }
@@ -758,6 +777,7 @@ void dm_qcow2_free_crypt(struct dm_qcow2_crypt *c)
 	kfree(c->words);
 	kfree(c->key);
 	kfree_sensitive(c);
+	atomic_dec(&nr_crypts);
 }
 
 /**
@@ -779,6 +799,7 @@ struct dm_qcow2_crypt *dm_qcow2_new_crypt(const char *host, const char *words,
 	*error = "Out of memory";
 	if (!c)
 		return ERR_PTR(-ENOMEM);
+	atomic_inc(&nr_crypts);
 	spin_lock_init(&c->lock);
 	INIT_LIST_HEAD(&c->idle);
 	init_waitqueue_head(&c->wait);

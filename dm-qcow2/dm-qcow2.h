@@ -76,6 +76,7 @@ struct dm_qcow2_args {
 int dm_qcow2_parse_args(unsigned int argc, char **argv,
 			struct dm_qcow2_args *args, char **error);
 void dm_qcow2_free_args(struct dm_qcow2_args *args);
+char *dm_qcow2_unescape(const char *word);
 
 struct dm_qcow2_crypt;
 

@@ -52,7 +52,8 @@ void dm_qcow2_finish(struct dm_qcow2_io *io, int error)
 
 	exit_epoch(io);
 	io->stage = DM_QCOW2_DONE;
-	if (error == -EUCLEAN || error == -EROFS || error == -EOPNOTSUPP)
+	if (error == -EUCLEAN || error == -EROFS || error == -EOPNOTSUPP ||
+	    error == -ENOKEY)
 		error = -EIO;
 	bio->bi_status = errno_to_blk_status(error);
 	bio_endio(bio);

@@ -392,6 +392,10 @@ static int may_share(struct dm_qcow2_host *h, const struct wanted *w,
 		*error = "The image is in use with another layer below or another data file";
 		return -EBUSY;
 	}
+	if (!w->top && !dm_qcow2_has_key(h->crypt)) {
+		*error = "The key of a layer has been wiped";
+		return -ENOKEY;
+	}
 	if (!dm_qcow2_same_crypt(h->crypt, w->cipher, w->key)) {
 		*error = "The image is in use with another cipher or key, or without";
 		return -EBUSY;
@@ -782,7 +786,8 @@ void dm_qcow2_detach(struct dm_qcow2 *c)
  * @c: the table
  * @reference: to the key, or NULL: it is to be forgotten
  *
- * As dm-crypt's: the device is suspended, and is not resumed without a key.
+ * As dm-crypt's: the device is suspended, and is not resumed without a key. As at
+ * dm_qcow2_attach(), reclaim must not wait for it meanwhile.
  *
  * Context: may sleep.
  * Return: 0; -EINVAL: not encrypted; -EBUSY: the device runs, or another device
@@ -793,6 +798,7 @@ int dm_qcow2_change_key(struct dm_qcow2 *c, const char *reference)
 	const struct wanted w = { .c = c };
 	struct dm_qcow2_host *h = c->host;
 	char *error = "the cipher cannot forget it";
+	unsigned int noio = memalloc_noio_save();
 	int ret = -EBUSY;
 
 	mutex_lock(&registry_lock);
@@ -810,6 +816,7 @@ int dm_qcow2_change_key(struct dm_qcow2 *c, const char *reference)
 	}
 	mutex_unlock(&h->resize_lock);
 	mutex_unlock(&registry_lock);
+	memalloc_noio_restore(noio);
 	if (ret)
 		DMERR("%s: key: %s", h->name, error);
 	return ret;

@@ -45,7 +45,8 @@ static int grow(struct dm_qcow2_host *h, void *arg)
  *
  * Context: may sleep; the device is suspended.
  * Return: 0 with the size durable; -EBUSY if the device runs; -EROFS; -EINVAL;
- * the errors of qcow2_resize(). The kernel's log has the reason.
+ * -ENOKEY: it has been wiped; the errors of qcow2_resize(). The kernel's log has
+ * the reason.
  */
 int dm_qcow2_resize(struct dm_qcow2 *c, const char *word)
 {
@@ -62,10 +63,15 @@ int dm_qcow2_resize(struct dm_qcow2 *c, const char *word)
 		return -EROFS;
 	}
 	mutex_lock(&h->resize_lock);
-	if (c->running)
+	if (c->running) {
 		DMERR("%s: resize: suspend the device first", h->name);
-	else
+	} else if (!dm_qcow2_has_key(h->crypt)) {
+		DMERR("%s: resize: the key has been wiped, and zeros need it",
+		      h->name);
+		ret = -ENOKEY;
+	} else {
 		ret = dm_qcow2_call(h, grow, &size);
+	}
 	mutex_unlock(&h->resize_lock);
 	return ret;
 }

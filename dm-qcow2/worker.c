@@ -150,20 +150,21 @@ static void give_back(struct dm_qcow2_host *h, struct list_head *batch)
 
 static bool frozen(const struct dm_qcow2_host *h)
 {
-	return h->inode &&
-		READ_ONCE(h->inode->i_sb->s_writers.frozen) != SB_UNFROZEN;
+	return READ_ONCE(h->inode->i_sb->s_writers.frozen) != SB_UNFROZEN;
 }
 
 /*
- * A job may do anything, unless decrypting is all that it does; buffered I/O is
- * done when its submission returns; a write waits while its filesystem is frozen.
+ * A job may do anything, unless decrypting is all that it does; encrypting waits
+ * for pages; buffered I/O is done when its submission returns; a write waits while
+ * its filesystem is frozen.
  */
 static bool may_wait(const struct dm_qcow2_io *io)
 {
 	if (io->stage == DM_QCOW2_DECRYPT)
 		return false;
 	return io->stage != DM_QCOW2_READY || dm_qcow2_buffered(io->holder) ||
-		(op_is_write(bio_op(io->bio)) && frozen(io->holder));
+		(op_is_write(bio_op(io->bio)) &&
+		 (io->crypt || frozen(io->holder)));
 }
 
 /*

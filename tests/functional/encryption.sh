@@ -225,6 +225,8 @@ test_wipe() {
 	dmsetup message a 0 key wipe
 	fails dmsetup resume a
 	kernel_says 'key has been wiped'
+	fails dmsetup message a 0 resize 8388608
+	kernel_says 'resize: the key has been wiped'
 	head -c 64 /dev/urandom | keyctl padd logon vm:false @u >/dev/null
 	fails dmsetup message a 0 key set :64:logon:vm:false
 	kernel_says 'not the key that the image was attached with'
