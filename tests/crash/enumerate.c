@@ -936,7 +936,7 @@ static void report(double began)
 	     (unsigned long long)total.by_kind[SEQ_BLOCKS],
 	     (unsigned long long)total.by_kind[SEQ_RELOCATE],
 	     (unsigned long long)total.by_kind[SEQ_DIRTY]);
-	diag("extended L2 %llu, on a base %llu, with a data file %llu, encrypted %llu; %llu repaired",
+	diag("extended L2 %llu, on a base %llu, data file %llu, encrypted %llu; %llu repaired",
 	     (unsigned long long)total.extended,
 	     (unsigned long long)total.chains,
 	     (unsigned long long)total.data_files,

@@ -218,7 +218,7 @@ static bool zero_run(struct job *job, uint64_t block, unsigned int n)
 {
 	while (fallocate(job->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			 job->base + block * BLOCK, (off_t)n * BLOCK)) {
-		if (errno == EOPNOTSUPP || errno == ENOSYS)
+		if (errno == EOPNOTSUPP)
 			return true;
 		if (errno != EINTR && !wait_for_space(job))
 			return complain(job, "punch", block);
@@ -346,7 +346,8 @@ static void open_ledger(const char *path, uint64_t nr, uint64_t blocks,
 static void fill_page(uint64_t *data, uint64_t page, uint32_t generation)
 {
 	memset(data, page * 31 + generation, BLOCK);
-	data[0] = data[WORDS - 1] = page << 32 | generation;
+	data[0] = page << 32 | generation;
+	data[WORDS - 1] = data[0];
 }
 
 static int hog(uint64_t mib)
@@ -421,16 +422,35 @@ int main(int argc, char **argv)
 	limit_written = UINT64_MAX;
 	while ((opt = getopt(argc, argv, "s:j:m:t:w:H:dev")) != -1) {
 		switch (opt) {
-		case 's': seed = number(optarg); break;
-		case 'j': nr = number(optarg); break;
-		case 'm': mib = number(optarg); break;
-		case 't': deadline = start + number(optarg); break;
-		case 'w': limit_written = number(optarg) << 20; break;
-		case 'H': hog_mib = number(optarg); break;
-		case 'd': direct = true; break;
-		case 'e': patient = true; break;
-		case 'v': verifying = true; break;
-		default: usage();
+		case 's':
+			seed = number(optarg);
+			break;
+		case 'j':
+			nr = number(optarg);
+			break;
+		case 'm':
+			mib = number(optarg);
+			break;
+		case 't':
+			deadline = start + number(optarg);
+			break;
+		case 'w':
+			limit_written = number(optarg) << 20;
+			break;
+		case 'H':
+			hog_mib = number(optarg);
+			break;
+		case 'd':
+			direct = true;
+			break;
+		case 'e':
+			patient = true;
+			break;
+		case 'v':
+			verifying = true;
+			break;
+		default:
+			usage();
 		}
 	}
 	sigaction(SIGTERM, &action, NULL);

@@ -76,8 +76,9 @@ static void __attribute__((destructor)) look_again(void)
 key_serial_t add_key(const char *type, const char *description,
 		     const void *payload, size_t plen, key_serial_t ring)
 {
-	key_serial_t (*real)(const char *, const char *, const void *, size_t,
-			     key_serial_t) = dlsym(RTLD_NEXT, "add_key");
+	key_serial_t (*real)(const char *type, const char *description,
+			     const void *payload, size_t plen,
+			     key_serial_t ring) = dlsym(RTLD_NEXT, "add_key");
 	size_t i;
 
 	record("key %s ", description);

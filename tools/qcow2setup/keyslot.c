@@ -14,7 +14,7 @@ static enum result check_image(const struct image *img)
 		return OK;
 	log_err("%s has no LUKS encryption, and so no key slots.%s",
 		img->host.path, img->hdr.crypt_method == QCOW2_CRYPT_AES ?
-		" With AES the passphrase is the key of the data: 'qemu-img convert' makes an image with another one." :
+		" With AES the passphrase is the key: 'qemu-img convert' makes another image." :
 		"");
 	return WRONG_DEVICE;
 }

@@ -208,7 +208,7 @@ static enum result format(struct luks *l, const char *cipher, uint64_t key_bits,
 		err = crypt_format(l->cd, CRYPT_LUKS1, name, mode, NULL, NULL,
 				   key_bits / 8, &params);
 		if (err) {
-			log_err("%s cannot be encrypted with %s, a key of %llu bits and %s: %s. " MAY_LACK,
+			log_err("%s cannot have %s, a key of %llu bits and %s: %s. " MAY_LACK,
 				l->path, cipher, (unsigned long long)key_bits,
 				hash, strerror(-err));
 			ret = FAILED;

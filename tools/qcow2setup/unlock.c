@@ -84,7 +84,7 @@ static enum result unlock_aes(const struct options *opt, const struct layer *l,
 	if (ret)
 		return ret;
 	secret_new(key, AES_KEY);
-	memcpy(key->data, pass->data, min((size_t)AES_KEY, pass->len));
+	memcpy(key->data, pass->data, min_t(size_t, AES_KEY, pass->len));
 	key->len = AES_KEY;
 	return OK;
 }
