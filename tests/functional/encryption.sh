@@ -5,7 +5,7 @@
 # keys that are wrong, gone, wiped and given back; no plaintext in the image, also
 # after power cuts.
 #
-# quick: known.*(aes|cast5)|LUKS|AES in|layers|key|tool|plaintext$
+# quick: known.*(aes-xts|aes-cbc-essiv|cast5)|small|extended L2$|sectors|AES on|layers|key|tool
 # brief: known.*xts|small|AES on|layers|key|tool|plaintext$
 # vm: -m 1536 -c 2 -d 1G -d 256M -d 256M,bs=4096 -t 900
 

@@ -308,7 +308,8 @@ test_table() {
 	ok "table --json" is "$(json ../stdout 'o["chain"][0]["encryption"]')" luks
 }
 
-# Every cipher that QEMU writes.
+# Every cipher and mode that QEMU writes, with one IV each but for AES;
+# EVERY_CIPHER=1: with every one.
 test_ciphers() {
 	local alg mode iv options want
 
@@ -318,6 +319,8 @@ test_ciphers() {
 			[[ $alg$mode != cast5-128xts ]] || continue
 			for iv in plain plain64 essiv; do
 				[[ $iv$alg != essivcast5-128 ]] || continue
+				[[ $iv == plain64 || $alg == aes-256 ||
+					${EVERY_CIPHER-} ]] || continue
 				options=encrypt.cipher-alg=$alg,encrypt.cipher-mode=$mode
 				options+=,encrypt.ivgen-alg=$iv
 				want=${alg%-*}-$mode-$iv
