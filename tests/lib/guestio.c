@@ -88,9 +88,14 @@ int guest_read(struct qcow2_image *img, u64 offset, void *buf, u64 len)
 static int write_data(struct qcow2_image *img, u64 guest, u64 host, const u8 *p,
 		      u64 len)
 {
-	void *copy = malloc(len);
+	void *copy;
 	int ret;
 
+	if (!img->data.cipher)
+		return qcow2_data_write(&img->data, guest, host, (void *)p, len);
+	copy = malloc(len);
+	if (!copy)
+		return -ENOMEM;
 	memcpy(copy, p, len);
 	ret = qcow2_data_write(&img->data, guest, host, copy, len);
 	free(copy);
