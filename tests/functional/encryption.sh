@@ -307,7 +307,7 @@ write_stamps() {
 		at=$((RANDOM % 80))
 		dd if="$tmp/scratch/stamps" of=/dev/mapper/a bs=$((512 << RANDOM % 8)) \
 			seek=$((RANDOM % 500)) count=$((1 + RANDOM % 4)) \
-			oflag=direct conv=notrunc || return 0
+			oflag=direct conv=notrunc || return 1
 		case $((RANDOM % 4)) in
 		0) blkdiscard -o $((at * 65536)) -l 262144 /dev/mapper/a || true ;;
 		1) blkdiscard -z -o $((at * 65536 + 512)) -l 66048 /dev/mapper/a || true ;;
