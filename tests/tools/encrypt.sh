@@ -211,7 +211,7 @@ test_refused() {
 	refuses "is not supported" "${e[@]}" --cipher aes-xts-benbi
 	refuses "not possible" "${e[@]}" --key-size 1024
 	refuses "not possible" "${e[@]}" --key-size 129
-	refuses "cannot be encrypted" "${e[@]}" --key-size 128
+	refuses "cannot have aes-xts-plain64, a key of 128 bits" "${e[@]}" --key-size 128
 	refuses "cannot be hashed with 'nosuch'" "${e[@]}" --hash nosuch
 	refuses "cannot be hashed" --encrypt luks --key-file pass \
 		--pbkdf-force-iterations 999
