@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the check and the repair share: an image whose references are counted.
+ * What the check and those who mend share: an image whose references are counted.
  * Nobody else includes this.
  */
 #ifndef QCOW2_CHECKER_H
@@ -49,5 +49,12 @@ bool qcow2_checker_inside(const struct qcow2_checker *c, u64 offset, u64 len);
 int qcow2_checker_each(struct qcow2_checker *c, u64 offset, u64 entries,
 		       int (*fn)(struct qcow2_checker *c, u64 i, u64 entry,
 				 void *arg), void *arg);
+
+/* Autoclear bits of which nobody knows whether a change leaves them true. */
+static inline u64 qcow2_checker_unknown(const struct qcow2_checker *c)
+{
+	return c->hdr.autoclear & ~(QCOW2_AUTOCLEAR_BITMAPS |
+				    QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+}
 
 #endif /* QCOW2_CHECKER_H */

@@ -27,9 +27,7 @@
  */
 #include "repair.h"
 
-#include "checker.h"
-
-#define ULL(x) ((unsigned long long)(x))
+#include "rebuild.h"
 
 /**
  * struct repair - a repair under way
@@ -44,8 +42,7 @@
  *	place for every refcount
  * @lost: one past the last cluster of a refcount block that the file has lost
  *	at its end
- * @first: first cluster of the new structures
- * @nr: how many clusters; 0: there are none
+ * @new: the new structures, if there are to be some
  * @sector: first sector of the header
  */
 struct repair {
@@ -57,7 +54,7 @@ struct repair {
 	u64 entries;
 	bool sound;
 	u64 lost;
-	u64 first, nr;
+	struct qcow2_rebuild new;
 	struct qcow2_header_disk *sector;
 };
 
@@ -133,7 +130,7 @@ static bool any_wanted(const struct repair *r, u64 k, u64 end)
 		    qcow2_counts_empty(&r->own, k))
 			k |= (1u << QCOW2_COUNTS_BITS) - 1;
 		else if (qcow2_counts_get(&r->c.refs, k) ||
-			 (!r->nr && qcow2_counts_get(&r->own, k)))
+			 (!r->new.nr && qcow2_counts_get(&r->own, k)))
 			return true;
 	}
 	return false;
@@ -165,8 +162,8 @@ static u64 new_refcount(const struct repair *r, u64 k, u64 old)
 
 	if (k < r->c.clusters)
 		n = qcow2_counts_get(&r->c.refs, k);
-	if (r->nr)
-		n += k - r->first < r->nr;
+	if (r->new.nr)
+		n += qcow2_rebuild_has(&r->new, k);
 	else
 		n += qcow2_counts_get(&r->own, k);
 	n = min(n, qcow2_refcount_max(&r->c.hdr));
@@ -179,7 +176,7 @@ static u64 new_refcount(const struct repair *r, u64 k, u64 old)
 static int mend_refcounts(struct repair *r, u64 b, bool *changed)
 {
 	u32 bits = qcow2_refblock_bits(&r->c.hdr), order = r->c.hdr.refcount_order;
-	u64 k = b << bits, end = max(r->c.clusters, r->first + r->nr), old, new;
+	u64 k = b << bits, end = max(r->c.clusters, r->new.first + r->new.nr), old, new;
 	u32 n;
 	int ret = 0;
 
@@ -193,7 +190,7 @@ static int mend_refcounts(struct repair *r, u64 b, bool *changed)
 			continue;
 		*changed = true;
 		qcow2_refcount_set(r->c.cluster, n, order, new);
-		if (r->nr)
+		if (r->new.nr)
 			continue;
 		r->rep->raised += new > old;
 		r->rep->lowered += new < old;
@@ -249,110 +246,53 @@ static bool trusted(const struct repair *r, u64 b)
 		qcow2_counts_get(&r->own, k) == 1;
 }
 
-/* Where the new structures are, and whatever has a refcount. */
-static bool block_needed(const struct repair *r, u64 b)
+static bool block_needed(const struct qcow2_rebuild *n, u64 b)
 {
-	return b >= r->first >> qcow2_refblock_bits(&r->c.hdr) ||
-		block_wanted(r, b) || (r->rep->kept_leaks && trusted(r, b));
+	const struct repair *r = container_of(n, struct repair, new);
+
+	return block_wanted(r, b) || (r->rep->kept_leaks && trusted(r, b));
 }
 
-/* Where the table and its blocks go; sets @first and @nr. */
-static int lay_out(struct repair *r, u64 *entries, struct qcow2_error *err)
+/* Sets the contents of block @b. */
+static int fill_block(struct qcow2_rebuild *n, u64 b)
 {
-	const struct qcow2_header *h = &r->c.hdr;
-	u32 bits = qcow2_refblock_bits(h);
-	u64 b, below = 0, nr, table;
-
-	r->first = first_free(r);
-	r->nr = 1;	/* the old structures do not count any more */
-	for (b = 0; b < r->first >> bits; b++)
-		below += block_needed(r, b);
-	/* they count themselves, so their number follows from itself */
-	do {
-		nr = r->nr;
-		*entries = ((r->first + nr - 1) >> bits) + 1;
-		table = qcow2_clusters_for(h, *entries * 8);
-		r->nr = table + below + *entries - (r->first >> bits);
-	} while (nr != r->nr);
-	if (table << h->cluster_bits > QCOW2_MAX_REFTABLE_BYTES)
-		return qcow2_err(err, -EFBIG,
-				 "a refcount table for %llu clusters would be larger than %u bytes",
-				 ULL(r->first + nr), QCOW2_MAX_REFTABLE_BYTES);
-	/* what reads as an error, or is restored later, shall not find these */
-	r->rep->no_place = r->c.beyond < (r->first + nr) << h->cluster_bits;
-	if (r->rep->no_place)
-		return 0;
-	if (r->c.ops->grow(r->c.be, (r->first + nr) << h->cluster_bits))
-		return qcow2_err(err, -ENOSPC,
-				 "no space for a new refcount table of %llu bytes, with its blocks, at the end of the image",
-				 ULL(nr << h->cluster_bits));
-	return 0;
-}
-
-/* Writes block @b to @place. */
-static int write_block(struct repair *r, u64 b, u64 place)
-{
-	u32 size = qcow2_cluster_size(&r->c.hdr);
+	struct repair *r = container_of(n, struct repair, new);
 	bool changed;
 	int ret = 0;
 
 	/* what it said before matters only while leaks are kept */
 	if (r->rep->kept_leaks && trusted(r, b))
-		ret = qcow2_checker_read(&r->c, r->table[b], r->c.cluster, size);
+		ret = qcow2_checker_read(&r->c, r->table[b], r->c.cluster,
+					 qcow2_cluster_size(&r->c.hdr));
 	else
-		memset(r->c.cluster, 0, size);
-	ret = ret ?: mend_refcounts(r, b, &changed);
-	return ret ?: put(r, place << r->c.hdr.cluster_bits, r->c.cluster, size);
-}
-
-/* @table holds cluster numbers. */
-static int write_table(struct repair *r, const u64 *table, u64 entries)
-{
-	u32 size = qcow2_cluster_size(&r->c.hdr), per_cluster = size / 8, n;
-	__be64 *p = r->c.cluster;
-	int ret = 0;
-	u64 i;
-
-	for (i = 0; !ret && i < entries; i += per_cluster) {
-		memset(p, 0, size);
-		for (n = 0; n < per_cluster && i + n < entries; n++)
-			p[n] = cpu_to_be64(table[i + n] << r->c.hdr.cluster_bits);
-		ret = put(r, (r->first << r->c.hdr.cluster_bits) + i * 8, p,
-			  size);
-	}
-	return ret;
-}
-
-static int switch_over(struct repair *r, u64 entries)
-{
-	r->sector->refcount_table_offset =
-		cpu_to_be64(r->first << r->c.hdr.cluster_bits);
-	r->sector->refcount_table_clusters =
-		cpu_to_be32(qcow2_clusters_for(&r->c.hdr, entries * 8));
-	return write_header(r);
+		memset(r->c.cluster, 0, qcow2_cluster_size(&r->c.hdr));
+	return ret ?: mend_refcounts(r, b, &changed);
 }
 
 static int rebuild(struct repair *r, struct qcow2_error *err)
 {
-	u64 b, place, entries, *table;
-	int ret = lay_out(r, &entries, err);
+	struct qcow2_rebuild *n = &r->new;
+	int ret;
 
-	if (ret || r->rep->no_place)
+	*n = (struct qcow2_rebuild){
+		.c = &r->c,
+		.first = first_free(r),
+		.needed = block_needed,
+		.fill = fill_block,
+	};
+	ret = qcow2_rebuild_plan(n, err);
+	if (ret)
 		return ret;
-	table = port_vzalloc(entries * sizeof(*table));
-	if (!table)
-		return -ENOMEM;
-	place = r->first + qcow2_clusters_for(&r->c.hdr, entries * 8);
-	for (b = 0; !ret && b < entries; b++) {
-		if (!block_needed(r, b))
-			continue;
-		table[b] = place++;
-		ret = write_block(r, b, table[b]);
-	}
-	ret = ret ?: write_table(r, table, entries);
+	/* what reads as an error, or is restored later, shall not find these */
+	r->rep->no_place = r->c.beyond < (n->first + n->nr) << r->c.hdr.cluster_bits;
+	if (r->rep->no_place)
+		return 0;
+	ret = qcow2_rebuild_write(n, err);
 	ret = ret ?: flush(r);
-	ret = ret ?: switch_over(r, entries);
-	port_vfree(table);
+	if (ret)
+		return ret;
+	qcow2_rebuild_name(n, r->sector);
+	ret = write_header(r);
 	r->rep->rebuilt = !ret;
 	return ret;
 }
@@ -495,7 +435,7 @@ static bool only_table(const struct repair *r, u64 offset, u64 bytes, u64 refs)
 		return false;
 	for (; k < end; k++)
 		if (qcow2_counts_get(&r->c.refs, k) != refs ||
-		    (!r->nr && qcow2_counts_get(&r->own, k)))
+		    (!r->new.nr && qcow2_counts_get(&r->own, k)))
 			return false;
 	return true;
 }
@@ -575,13 +515,6 @@ static int count(struct repair *r, struct qcow2_error *err)
 	return ret ?: qcow2_checker_count(&r->c, false);
 }
 
-/* What these mean may not be true any more when the image has changed. */
-static u64 unknown_autoclear(const struct repair *r)
-{
-	return r->c.hdr.autoclear & ~(QCOW2_AUTOCLEAR_BITMAPS |
-				      QCOW2_AUTOCLEAR_DATA_FILE_RAW);
-}
-
 static int begin(struct repair *r, struct qcow2_error *err)
 {
 	int ret = qcow2_checker_open(&r->c, err);
@@ -592,9 +525,9 @@ static int begin(struct repair *r, struct qcow2_error *err)
 	if (!r->sector)
 		return -ENOMEM;
 	ret = qcow2_checker_read(&r->c, 0, r->sector, 512);
-	if (!ret && unknown_autoclear(r))
+	if (!ret && qcow2_checker_unknown(&r->c))
 		r->sector->autoclear_features =
-			cpu_to_be64(r->c.hdr.autoclear & ~unknown_autoclear(r));
+			cpu_to_be64(r->c.hdr.autoclear & ~qcow2_checker_unknown(&r->c));
 	return ret;
 }
 
@@ -603,7 +536,7 @@ static int mend(struct repair *r, struct qcow2_error *err)
 	struct qcow2_repair *rep = r->rep;
 	int ret = 0;
 
-	if (unknown_autoclear(r))
+	if (qcow2_checker_unknown(&r->c))
 		ret = write_header(r);
 	ret = ret ?: count(r, err);
 	ret = ret ?: qcow2_counts_init(&r->own, r->c.clusters, 3);

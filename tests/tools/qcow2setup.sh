@@ -648,6 +648,48 @@ test_repair() {
 	ok "--repair is for check" fails 1 "does not take --repair"
 }
 
+# Tables that are in the order in which they were made, from the end to the
+# beginning.
+test_optimize() {
+	local n writes=() reads=()
+
+	qemu-img create -q -f qcow2 -o cluster_size=4k scattered.qcow2 40M
+	for ((n = 19; n >= 0; n--)); do
+		writes+=(-c "write -P $((n + 1)) $((n * 2))M 9k")
+		reads+=(-c "read -P $((n + 1)) $((n * 2))M 9k")
+	done
+	silent qemu-io "${writes[@]}" scattered.qcow2
+	chmod 666 scattered.qcow2
+	run optimize scattered.qcow2
+	ok "optimize" both succeeds '' says 'of it 20 L2 tables, in'
+	ok "QEMU finds nothing" qemu_finds_nothing scattered.qcow2
+	ok "QEMU reads what it wrote" \
+		is "$(qemu-io -r "${reads[@]}" scattered.qcow2 | grep -c failed)" 0
+	run optimize scattered.qcow2
+	ok "optimize: nothing to do" says '20 L2 tables in a row already'
+	silent qemu-io "${writes[@]}" scattered.qcow2
+	ok "QEMU writes" qemu_finds_nothing scattered.qcow2
+	silent qemu-img snapshot -c one scattered.qcow2
+	silent qemu-io -c 'write 6M 64k' -c 'write 30M 64k' scattered.qcow2
+	run optimize --json scattered.qcow2
+	ok "optimize --json" is "$(json stdout \
+		'o["moved"], o["l2_tables"], o["bytes"] > 0, o["offset"] > 0')" \
+		"(True, 2, True, True)"
+	ok "with a snapshot" qemu_finds_nothing scattered.qcow2
+	silent qemu-img snapshot -a one scattered.qcow2
+	ok "the snapshot is whole" \
+		is "$(qemu-io -r "${reads[@]}" scattered.qcow2 | grep -c failed)" 0
+	run optimize sick/lost.qcow2
+	ok "optimize: errors" fails 4 'mend them first'
+	ok "optimize: how" fails 4 "check --repair $tmp/sick/lost.qcow2"
+	run optimize garbage
+	ok "optimize: no image" fails 4 'not a qcow2 image'
+	hold qemu-nbd -f qcow2 -k "$tmp/socket" -t scattered.qcow2
+	run optimize scattered.qcow2
+	ok "optimize: a writer has it" fails 5 'is in use by QEMU, which writes'
+	release
+}
+
 test_check_locks() {
 	local image=$tmp/sick/leak.qcow2
 
@@ -1046,6 +1088,7 @@ test_deep
 test_locks
 test_check
 test_repair
+test_optimize
 test_check_locks
 test_resize
 test_resize_chain

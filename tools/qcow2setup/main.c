@@ -96,6 +96,8 @@ static const struct action {
 	  "[NAME]", "show the state of a device, or of all" },
 	{ "check", action_check, 1, 1, TAKES_JSON | TAKES_REPAIR,
 	  "IMAGE", "look for errors in an image that is not in use" },
+	{ "optimize", action_optimize, 1, 1, TAKES_JSON,
+	  "IMAGE", "move the metadata together, for cold reads" },
 	{ "luksAddKey", action_add_key, 1, 1,
 	  TAKES_KEY_FILE | TAKES_NEW_KEY | TAKES_ITERATIONS,
 	  "IMAGE", "have one more passphrase open it" },
@@ -193,7 +195,7 @@ static void print_help(void)
 
 	puts("Usage: qcow2setup ACTION [OPTION]... ARGUMENT...\n"
 	     "\n"
-	     "Make, check, resize and attach qcow2 images.\n"
+	     "Make, check, resize, optimize and attach qcow2 images.\n"
 	     "\n"
 	     "Actions:");
 	for (i = 0; i < ARRAY_SIZE(actions); i++)

@@ -422,6 +422,7 @@ enum result action_resize(const struct options *opt, char **args);
 enum result action_info(const struct options *opt, char **args);
 enum result action_status(const struct options *opt, char **args);
 enum result action_check(const struct options *opt, char **args);
+enum result action_optimize(const struct options *opt, char **args);
 enum result action_add_key(const struct options *opt, char **args);
 enum result action_change_key(const struct options *opt, char **args);
 enum result action_kill_slot(const struct options *opt, char **args);
