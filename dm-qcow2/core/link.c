@@ -151,7 +151,7 @@ int qcow2_link_slice(struct qcow2_image *img, u64 guest,
 	if (!table || !copied)
 		ret = make_table(img, guest, l1, table, &table);
 	if (!ret)
-		ret = qcow2_map_slice(img, guest, table, slice);
+		ret = qcow2_map_slice(img, guest, l1, table, slice);
 	qcow2_cache_put(img, l1);
 out:
 	mutex_unlock(table_lock(img, guest));

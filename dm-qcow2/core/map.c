@@ -405,24 +405,79 @@ static void check_slice(struct qcow2_image *img, struct qcow2_block *slice)
 	WRITE_ONCE(slice->checked, gen);
 }
 
+/* Does the L1 entry at @pos name the L2 table at @table? */
+static bool names(const struct qcow2_image *img, const struct qcow2_block *l1,
+		  u64 pos, u64 table)
+{
+	u64 there;
+	bool copied;
+
+	return !qcow2_l1_decode(&img->hdr,
+				load_entry(qcow2_block_entry(img, l1, pos)),
+				&there, &copied) &&
+		there == table && in_host(img, table);
+}
+
+/*
+ * Tables that follow on each other on the disk as they do for the guest, as
+ * "qcow2setup optimize" leaves them: what one seek may bring. Inside an epoch: what
+ * @l1 names then stays what it is until the epoch ends.
+ */
+static void find_row(const struct qcow2_image *img, const struct qcow2_block *l1,
+		     u64 guest, u64 table, u64 *start, u64 *len)
+{
+	u64 size = qcow2_cluster_size(&img->hdr), end = table + size;
+	u64 pos = qcow2_l1_entry_offset(img, guest), p;
+	u64 first = max(l1->offset, img->hdr.l1_offset);
+	u64 last = min(l1->offset + img->cache.block_size,
+		       img->hdr.l1_offset + img->hdr.l1_entries * 8ull);
+
+	*start = table;
+	for (p = pos; p > first && names(img, l1, p - 8, *start - size); p -= 8)
+		*start -= size;
+	for (p = pos + 8; p < last && names(img, l1, p, end); p += 8)
+		end += size;
+	*len = end - *start;
+}
+
+static bool in_memory(struct qcow2_image *img, u64 offset)
+{
+	bool ret;
+
+	rcu_read_lock();
+	ret = qcow2_cache_peek(img, QCOW2_BLOCK_L2, offset);
+	rcu_read_unlock();
+	return ret;
+}
+
 /**
  * qcow2_map_slice() - the L2 slice of a guest offset
  * @img: the image
  * @guest: guest offset in bytes
+ * @l1: the block of its L1 entry, pinned
  * @table: host offset of its L2 table, not 0
  * @slice: the slice, pinned and, once the image is activated, checked
  *
  * Context: may sleep.
  * Return: 0, -EUCLEAN (reported), or the error of a read.
  */
-int qcow2_map_slice(struct qcow2_image *img, u64 guest, u64 table,
+int qcow2_map_slice(struct qcow2_image *img, u64 guest,
+		    const struct qcow2_block *l1, u64 table,
 		    struct qcow2_block **slice)
 {
 	u64 pos = qcow2_l2_entry_offset(img, guest, table);
-	int ret;
+	u64 offset = qcow2_block_start(img, pos);
+	u64 start = table, len = qcow2_cluster_size(&img->hdr);
+	bool missing = !in_memory(img, offset);
+	int epoch = 0, ret;
 
-	ret = qcow2_cache_get(img, QCOW2_BLOCK_L2, qcow2_block_start(img, pos),
-			      table, qcow2_cluster_size(&img->hdr), slice);
+	if (missing) {
+		epoch = port_epoch_enter(&img->epoch);
+		find_row(img, l1, guest, table, &start, &len);
+	}
+	ret = qcow2_cache_get(img, QCOW2_BLOCK_L2, offset, start, len, slice);
+	if (missing)
+		port_epoch_exit(&img->epoch, epoch);
 	if (ret == -EUCLEAN)
 		return qcow2_corrupt(img,
 				     "L1 table: entry %llu names an L2 table at %#llx, where other metadata is",
@@ -493,7 +548,7 @@ int qcow2_map_top(struct qcow2_image *img, u64 guest, u64 len,
 		map_nothing(img, guest, len, m);
 		goto out_l1;
 	}
-	ret = qcow2_map_slice(img, guest, table, &slice);
+	ret = qcow2_map_slice(img, guest, l1, table, &slice);
 	if (ret)
 		goto out_l1;
 	ret = map_run(img, guest, len, slice, m);

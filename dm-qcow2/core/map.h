@@ -54,7 +54,8 @@ int qcow2_map_l1_block(struct qcow2_image *img, u64 guest,
 		       struct qcow2_block **l1);
 int qcow2_map_l1(struct qcow2_image *img, u64 guest, struct qcow2_block **l1,
 		 u64 *table, bool *copied);
-int qcow2_map_slice(struct qcow2_image *img, u64 guest, u64 table,
+int qcow2_map_slice(struct qcow2_image *img, u64 guest,
+		    const struct qcow2_block *l1, u64 table,
 		    struct qcow2_block **slice);
 int qcow2_map_decode(const struct qcow2_image *img, u64 guest,
 		     const struct qcow2_block *slice, struct qcow2_entry *e);

@@ -301,6 +301,39 @@ static void test_read_errors(void)
 }
 
 /* Each table at both ends, each kind, through the eyes of the guest. */
+/* Tables in a row come with one read, and what is no table of the row does not. */
+static void test_tables_in_a_row(void)
+{
+	u64 span = (u64)512 << 12, i, at, reads, there = 0;
+	struct qcow2_mapping m;
+	struct fixture f;
+
+	fx_make(&f, 12, 64 * span);
+	for (i = 0; i < 64; i++)
+		must(mk_map(&f.be, i * span, QCOW2_ZERO, 1, NULL));
+	/* two rows, and entries that name no table */
+	at = mem_be64(&f.be, 40);
+	mem_set_be64(&f.be, at + 40 * 8, 0);
+	mem_set_be64(&f.be, at + 50 * 8, mem_be64(&f.be, at + 50 * 8) | 2);
+	fx_open(&f);
+	reads = atomic64_read(&f.img->stats.meta_reads);
+	must(qcow2_map(f.img, 20 * span, 4096, &m));
+	for (i = 0; i < 40; i++)
+		there += !qcow2_map_peek(f.img, i * span, 4096, &m) &&
+			m.kind == QCOW2_ZERO;
+	is_int(there, 40, "all tables of a row are there");
+	is_int(qcow2_map_peek(f.img, 41 * span, 4096, &m), -EWOULDBLOCK,
+	       "that behind a gap is not");
+	must(qcow2_map(f.img, 49 * span, 4096, &m));
+	is_int(qcow2_map_peek(f.img, 51 * span, 4096, &m), -EWOULDBLOCK,
+	       "nor that behind an entry that is none");
+	must(qcow2_map(f.img, 63 * span, 4096, &m));
+	is_int(atomic64_read(&f.img->stats.meta_reads) - reads, 3,
+	       "a read for each row");
+	is_int(f.img->mode, QCOW2_READ_WRITE, "nobody has complained");
+	fx_destroy(&f);
+}
+
 static void test_all_cluster_sizes(void)
 {
 	u32 bits;
@@ -338,6 +371,7 @@ int main(void)
 	test_tables_beyond_the_end();
 	test_bad_entry_in_a_run();
 	test_read_errors();
+	test_tables_in_a_row();
 	test_all_cluster_sizes();
 	return tap_end();
 }
