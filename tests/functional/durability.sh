@@ -12,6 +12,8 @@
 
 # shellcheck source=tests/functional/lib.sh
 source "$(dirname "$0")/lib.sh"
+# shellcheck source=tests/lib/crypt.sh
+source "$root/tests/lib/crypt.sh"
 
 cycles=${CYCLES:-$(few 5 3)}
 knob=/sys/kernel/config/nullb/cut
@@ -64,16 +66,16 @@ bring_down() {
 	[[ $1 == device ]] || umount "$mnt/disk"
 }
 
-# Errors are not allowed, leaks are; a leak is mended, or the next cycle would
+# Of the image that $how names. Errors are not allowed, leaks are; a leak is mended, or the next cycle would
 # not know its own.
 check_image() {
 	local status=0
 
-	qemu-img check -f qcow2 "$1" >"$tmp/check" 2>&1 || status=$?
+	qemu-img check "${how[@]}" >"$tmp/check" 2>&1 || status=$?
 	((status == 0 || status == 3)) || fail "$(cat "$tmp/check")"
 	((status == 0)) || {
 		leaks=$((leaks + 1))
-		qemu-img check -q -f qcow2 -r leaks "$1" >/dev/null
+		qemu-img check -q -r leaks "${how[@]}" >/dev/null
 	}
 }
 
@@ -82,8 +84,8 @@ cycle() {
 	local host=$1 image=$2 io
 
 	bring_up "$host"
-	check_image "$image"
-	attach a "$image"
+	check_image
+	attach a "$image" "${options[@]}"
 	"$diffio" -p "$tmp/ledger" -v /dev/mapper/a
 	"$diffio" ${SEED+-s "$SEED"} -p "$tmp/ledger" -j 4 -m 131072 -t 60 /dev/mapper/a \
 		>"$tmp/io.log" &
@@ -100,8 +102,9 @@ cycle() {
 	power_on
 }
 
+# test_power_cuts HOST CACHED [CIPHER]: so many MiB are in the disk's cache.
 test_power_cuts() {
-	local host=$1 image=$mnt/disk/image leaks=0 n
+	local host=$1 image=$mnt/disk/image leaks=0 n how options=()
 
 	set_up_disk "$2"
 	mkdir -p "$mnt/disk"
@@ -113,15 +116,22 @@ test_power_cuts() {
 		"mkfs.$host" -q "$disk"
 	fi
 	bring_up "$host"
-	create "$image" 32M
+	if [[ ${3-} ]]; then
+		luks "$image" 32M "$3"
+		options=(luks "$cipher" "$key")
+		how=("${secret[@]}" --image-opts "$(qemu_opts "$image")")
+	else
+		create "$image" 32M
+		how=(-f qcow2 "$image")
+	fi
 	sync "$image"
 	bring_down "$host"
 	for ((n = 0; n < cycles; n++)); do
 		cycle "$host" "$image"
 	done
 	bring_up "$host"
-	check_image "$image"
-	qemu-img convert -f qcow2 -O raw "$image" "$tmp/scratch"
+	check_image
+	qemu-img convert -O raw "${how[@]}" "$tmp/scratch"
 	"$diffio" -p "$tmp/ledger" -v "$tmp/scratch"
 	bring_down "$host"
 	drop_disk
@@ -184,6 +194,8 @@ RANDOM=${SEED:-$$}
 try "power cuts, device" test_power_cuts device 2
 try "power cuts, file on ext4" test_power_cuts ext4 4
 try "power cuts, file on xfs" test_power_cuts xfs 4
+try "power cuts, encrypted, device" test_power_cuts device 2 aes-xts-plain64
+try "power cuts, encrypted, file on ext4" test_power_cuts ext4 4 aes-cbc-essiv:sha256
 try "power cut after suspend and detach" test_orderly
 try "dead disk" test_dead_disk
 finish

@@ -11,74 +11,12 @@
 
 # shellcheck source=tests/functional/lib.sh
 source "$(dirname "$0")/lib.sh"
+# shellcheck source=tests/lib/crypt.sh
+source "$root/tests/lib/crypt.sh"
+# shellcheck source=tests/lib/zfs.sh
+source "$root/tests/lib/zfs.sh"
 
 dir=$mnt/ext4
-phrase=correct-horse
-secret=(--object "secret,id=s,data=$phrase")
-
-# qemu_opts IMAGE
-qemu_opts() {
-	local driver=file
-
-	[[ ! -b $1 ]] || driver=host_device
-	echo "driver=qcow2,file.driver=$driver,file.filename=$1,encrypt.key-secret=s"
-}
-
-# luks IMAGE SIZE CIPHER [OPTION]...: as QEMU makes it; sets $cipher and $key. The
-# volume key comes from cryptsetup, the header's only other reader.
-luks() {
-	local image=$1 size=$2 alg mode iv hash at
-
-	IFS=- read -r alg mode iv <<<"$3"
-	cipher=$3
-	shift 3
-	[[ $iv != essiv:* ]] || { hash=${iv#*:}; iv=essiv; }
-	case $alg in
-	aes | serpent | twofish) alg=$alg-256 ;;
-	cast5) alg=cast5-128 ;;
-	esac
-	[[ -b $image ]] || rm -f "$image"
-	qemu-img create -q -u -f qcow2 "${secret[@]}" \
-		-o "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=300" \
-		-o "encrypt.cipher-alg=$alg,encrypt.cipher-mode=$mode" \
-		-o "encrypt.ivgen-alg=${iv:-plain64}${hash+,encrypt.ivgen-hash-alg=$hash}" \
-		${1+-o "$(IFS=,; echo "$*")"} "$image" "$size"
-	at=$(head -c 4M "$image" | LC_ALL=C grep -abo $'LUKS\xba\xbe' | head -n 1)
-	rm -f "$tmp/header" "$tmp/key"
-	dd if="$image" of="$tmp/header" bs=512 skip=$((${at%%:*} / 512)) \
-		count=16384 status=none
-	# an IV there is none of, which QEMU names and cryptsetup refuses
-	[[ $mode != ecb ]] ||
-		poke "$tmp/header" 43 0000000000000000
-	cryptsetup luksDump -q --dump-volume-key --volume-key-file "$tmp/key" \
-		--key-file <(echo -n "$phrase") "$tmp/header" >/dev/null
-	keyctl padd logon vm:key @u <"$tmp/key" >/dev/null
-	key=:$(stat -c %s "$tmp/key"):logon:vm:key
-}
-
-# aes IMAGE SIZE [OPTION]...: the legacy encryption, the same way
-aes() {
-	local image=$1 size=$2
-
-	shift 2
-	[[ -b $image ]] || rm -f "$image"
-	qemu-img create -q -f qcow2 "${secret[@]}" \
-		-o "encrypt.format=aes,encrypt.key-secret=s${1+,$(IFS=,; echo "$*")}" \
-		"$image" "$size"
-	printf '%s\0\0\0' "$phrase" | head -c 16 | keyctl padd user vm:aes @u >/dev/null
-	key=:16:user:vm:aes
-}
-
-# good_crypt IMAGE MODEL: no errors, no leaks, and what QEMU reads is the model's.
-good_crypt() {
-	qemu-img check -q "${secret[@]}" --image-opts "$(qemu_opts "$1")"
-	qemu-img compare "${secret[@]}" --image-opts "$(qemu_opts "$1")" \
-		"driver=raw,file.filename=$2"
-}
-
-attach_luks() {
-	attach "$1" "$2" luks "$cipher" "$key" "${@:3}"
-}
 
 # --- tests -------------------------------------------------------------------
 
@@ -162,7 +100,7 @@ refused() {
 }
 
 test_keys() {
-	local line
+	local line type
 
 	aes "$dir/keys" 4M
 	luks "$dir/keys" 4M aes-xts-plain64
@@ -182,9 +120,18 @@ test_keys() {
 	head -c 20 /dev/urandom | keyctl padd logon vm:short @u >/dev/null
 	refused 'does not take this key' \
 		"$line 3 luks aes-xts-plain64 :20:logon:vm:short"
-	keyctl padd user vm:gone @u <"$tmp/key" >"$tmp/gone"
-	keyctl revoke "$(cat "$tmp/gone")"
-	refused 'revoked|no such key' "$line 3 luks aes-xts-plain64 :64:user:vm:gone"
+	modprobe encrypted-keys || true
+	head -c 32 /dev/urandom | keyctl padd user vm:master @u >/dev/null
+	for type in user logon encrypted; do
+		case $type in
+		encrypted)
+			keyctl add encrypted vm:gone 'new user:vm:master 64' @u ;;
+		*) keyctl padd $type vm:gone @u <"$tmp/key" ;;
+		esac >"$tmp/gone"
+		keyctl revoke "$(cat "$tmp/gone")"
+		refused 'revoked|no such key' \
+			"$line 3 luks aes-xts-plain64 :64:$type:vm:gone"
+	done
 	create "$dir/plain" 4M
 	refused 'not encrypted' \
 		"0 $(sectors "$dir/plain") qcow2 $dir/plain 3 luks aes-xts-plain64 $key"
@@ -212,6 +159,55 @@ test_reference() {
 	detach a
 	fails attach_luks a "$dir/keys"
 	kernel_says 'no such key'
+}
+
+# A key that the kernel has made and that nobody has seen: what is written with it
+# is read with it, and with no other.
+test_sealed() {
+	modprobe encrypted-keys || true
+	luks "$dir/keys" 4M aes-xts-plain64
+	head -c 32 /dev/urandom | keyctl padd user vm:master @u >/dev/null
+	keyctl add encrypted vm:sealed 'new user:vm:master 64' @u >/dev/null
+	model a 4M
+	attach a "$dir/keys" luks aes-xts-plain64 :64:encrypted:vm:sealed
+	run_io a -j 2 -n 50
+	detach a
+	attach a "$dir/keys" luks aes-xts-plain64 :64:encrypted:vm:sealed
+	run_io a -v
+	detach a
+	attach_luks a "$dir/keys"
+	fails run_io a -v
+	detach a
+}
+
+# users DRIVER: how many have it
+users() {
+	awk -v driver="$1" '$1 == "driver" { mine = $3 == driver }
+		$1 == "refcnt" && mine { print $3 }' /proc/crypto
+}
+
+# A cipher that answers later, from a queue with room for one request: all others
+# wait in its backlog. dm-crypt has it made, and it stays.
+test_asynchronous() {
+	local driver zeros
+
+	luks "$dir/image" 24M twofish-ctr-plain64
+	driver=$(awk '$1 == "name" { mine = $3 == "ctr(twofish)" }
+		$1 == "driver" { driver = $3 } $1 == "async" && $3 == "yes" { mine = 0 }
+		$1 == "priority" && mine && $3 > best { best = $3; found = driver }
+		END { print found }' /proc/crypto)
+	[[ $driver ]] || driver='ctr(twofish-generic)'
+	modprobe dm-crypt || true
+	zeros=$(printf %064d 0)
+	dmsetup create b --table \
+		"0 8 crypt capi:cryptd($driver)-plain64 $zeros 0 /dev/vdc 0"
+	attach_luks a "$dir/image"
+	(($(users "cryptd($driver)") > 1)) || fail "$(cat /proc/crypto)"
+	dmsetup remove b
+	(($(users "cryptd($driver)") > 1)) || fail "$(cat /proc/crypto)"
+	detach a
+	model a 24M
+	both_write "$dir/image"
 }
 
 test_wipe() {
@@ -353,6 +349,102 @@ test_plaintext() {
 	fails no_stamps "$dir/plain"
 }
 
+# --- integrity ---------------------------------------------------------------
+
+# damage IMAGE FROM TO: every other 64 KiB of the file, in MiB. Tables come first.
+damage() {
+	local n
+
+	for ((n = $2 * 16; n < $3 * 16; n += 2)); do
+		dd if=/dev/urandom of="$1" bs=64k count=1 conv=notrunc seek=$n \
+			status=none
+	done
+}
+
+# scrub: sets $scrubbed to what came of it.
+scrub() {
+	pool_of guest zpool scrub guest
+	until_ok 300 scrub_done
+	scrubbed=$(pool_of guest zpool status guest)
+	echo "$scrubbed"
+}
+
+scrub_done() {
+	pool_of guest zpool status guest | grep -q 'scrub.* completed\|scrub repaired'
+}
+
+# ZFS over three encrypted images, one of which is damaged, finds and heals it.
+test_raidz() {
+	local n keys=()
+
+	trap 'zfs_down guest' EXIT
+	for n in 0 1 2; do
+		luks "$dir/z$n" 96M aes-xts-plain64
+		keyctl padd logon "vm:z$n" @u <"$tmp/key" >/dev/null
+		keys[n]=:64:logon:vm:z$n
+		attach z$n "$dir/z$n" luks "$cipher" "${keys[n]}"
+	done
+	mkdir -p "$mnt/guest"
+	zfs_up guest
+	pool_of guest zpool create -f -o cachefile=none -m "$mnt/guest" guest \
+		raidz /dev/mapper/z0 /dev/mapper/z1 /dev/mapper/z2
+	dd if=/dev/urandom of="$mnt/guest/file" bs=1M count=30
+	sha256sum "$mnt/guest/file" >"$tmp/sum"
+	pool_of guest zpool export guest
+	for n in 0 1 2; do
+		detach z$n
+	done
+	damage "$dir/z1" 6 20
+	for n in 0 1 2; do
+		attach z$n "$dir/z$n" luks "$cipher" "${keys[n]}"
+	done
+	pool_of guest zpool import -o cachefile=none -d /dev/mapper guest
+	scrub
+	awk '$1 ~ /z1$/ { exit !($5 + 0) } $1 ~ /z[02]$/ && $5 + 0 { exit 1 }' \
+		<<<"$scrubbed" || fail "not seen, or not where it was"
+	sha256sum -c "$tmp/sum"
+	pool_of guest zpool clear guest
+	scrub
+	awk '$1 ~ /z[012]$/ { n++; if ($3 + $4 + $5) exit 1 } END { exit n != 3 }' \
+		<<<"$scrubbed" || fail "not healed"
+	sha256sum -c "$tmp/sum"
+	zfs_down guest
+	for n in 0 1 2; do
+		detach z$n
+		qemu-img check -q "${secret[@]}" --image-opts "$(qemu_opts "$dir/z$n")"
+	done
+}
+
+# What is damaged below reads as nonsense; with dm-integrity above, not at all.
+test_integrity() {
+	local integrity=(--integrity sha256)
+
+	modprobe dm-integrity || true
+	luks "$dir/image" 64M aes-xts-plain64
+	attach_luks a "$dir/image"
+	integritysetup format --batch-mode --tag-size 32 "${integrity[@]}" /dev/mapper/a
+	integritysetup open "${integrity[@]}" /dev/mapper/a b
+	dd if=/dev/urandom of="$tmp/model" bs=1M count=20
+	dd if="$tmp/model" of=/dev/mapper/b bs=1M oflag=direct conv=fsync
+	integritysetup close b
+	detach a
+	damage "$dir/image" 12 16
+	attach_luks a "$dir/image"
+	dd if=/dev/mapper/a of=/dev/null bs=1M
+	integritysetup open "${integrity[@]}" /dev/mapper/a b
+	dd if=/dev/mapper/b of="$tmp/read" bs=4k count=5120 iflag=direct \
+		conv=noerror,sync 2>"$tmp/dd.log" || true
+	grep -q 'Input/output error' "$tmp/dd.log" || fail "nothing was noticed"
+	# no sector is another one
+	{ cmp -l "$tmp/model" "$tmp/read" || true; } |
+		awk '$3 != 0 { exit 1 }' || fail "nonsense was read"
+	rm "$tmp/model" "$tmp/read"
+	integritysetup close b
+	detach a
+}
+
+# Before anything else has it loaded.
+modprobe cryptd cryptd_max_cpu_qlen=1 || true
 host_fs ext4 /dev/vda
 modprobe -a xts ctr essiv ecb cast5_generic serpent_generic twofish_generic \
 	algif_skcipher 2>/dev/null || true
@@ -368,12 +460,16 @@ try "I/O: LUKS on a device" io luks_xts /dev/vdb
 try "I/O: LUKS on a device with sectors of 4096" io luks_xts /dev/vdc
 try "I/O: AES in a file" io aes "$dir/image"
 try "I/O: AES on a device" io aes /dev/vdb cluster_size=4k
+try "I/O: an asynchronous cipher" test_asynchronous
 try "layers with keys of their own" test_layers
 try "keys that are none" test_keys
 try "a key is a reference" test_reference
+try "a key of the kernel's own" test_sealed
 try "key wipe, key set" test_wipe
 try "the tool: LUKS" test_tool
 try "the tool: AES" test_tool_aes
 try "no plaintext" test_plaintext
 try "no plaintext, extended L2" test_plaintext extended_l2=on
+try "ZFS heals what was damaged" test_raidz
+try "dm-integrity above" test_integrity
 finish

@@ -312,18 +312,26 @@ test_single_requests() {
 	dmsetup remove disk
 }
 
-# test_no_memory NAME: allocations that the module asked for fail now and then.
-test_no_memory() {
-	local name=$1 text size n refused=0 failed=0
+# in_the_module NAME: what the module asks for, and nobody else.
+in_the_module() {
+	local text size
 
-	set_up cluster_size=4k
 	text=$(</sys/module/dm_qcow2/sections/.text)
 	size=$(awk '$1 == "dm_qcow2" { print $2 }' /proc/modules)
-	inject "$name" require-start "$text" stacktrace-depth 32 \
+	inject "$1" require-start "$text" stacktrace-depth 32 \
 		require-end "$(printf '%#x' $((text + size)))" \
-		interval 1 verbose 0 ignore-gfp-wait N times -1
-	[[ $name != fail_page_alloc ]] ||
-		inject "$name" ignore-gfp-highmem N min-order 0
+		interval 1 verbose 0 ignore-gfp-wait N
+	[[ $1 != fail_page_alloc ]] ||
+		inject "$1" ignore-gfp-highmem N min-order 0
+}
+
+# test_no_memory NAME: allocations that the module asked for fail now and then.
+test_no_memory() {
+	local name=$1 n refused=0 failed=0
+
+	set_up cluster_size=4k
+	in_the_module "$name"
+	inject "$name" times -1
 	for ((n = 0; n < 2 * cycles; n++)); do
 		# at first all of them: nothing can be attached
 		inject "$name" probability $((n == 0 ? 100 : n % 3 ? 2 : 20))
@@ -344,6 +352,34 @@ test_no_memory() {
 	dmsetup remove disk
 }
 
+# test_one_allocation NAME: of an attached device, after so many bytes one
+# allocation fails, and only that one. Nothing that was flushed may be lost, and
+# without a reload the device goes on.
+test_one_allocation() {
+	local name=$1 n left hit=0 failed=0
+
+	set_up cluster_size=4k
+	in_the_module "$name"
+	for ((n = 0; n < 4 * cycles; n++)); do
+		attach a $disk
+		inject "$name" probability 100 times 1 \
+			space $((n * n * 512 + RANDOM % 512))
+		write_until_it_fails -n 25 || failed=$((failed + 1))
+		dmsetup suspend a
+		dmsetup resume a
+		left=$(<"$faults/$name/times")
+		inject "$name" probability 0
+		((left)) || hit=$((hit + 1))
+		[[ $(mode a) == rw ]] || fail "mode $(mode a)"
+		write_until_it_fails -n 5
+		detach a
+		holds
+	done
+	echo "$hit of $n allocations have failed, $failed runs had errors"
+	((hit > n / 2)) || fail "only $hit of $n allocations have failed"
+	dmsetup remove disk
+}
+
 RANDOM=${SEED:-$$}
 try "nothing works" test_sudden dead
 try "nothing can be written" test_sudden unwritable cluster_size=4k
@@ -355,5 +391,7 @@ if [[ -d $faults/failslab ]]; then
 	try "single requests" test_single_requests
 	try "no slabs" test_no_memory failslab
 	try "no pages" test_no_memory fail_page_alloc
+	try "one slab less" test_one_allocation failslab
+	try "one page less" test_one_allocation fail_page_alloc
 fi
 finish

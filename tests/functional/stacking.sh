@@ -12,6 +12,8 @@
 
 # shellcheck source=tests/functional/lib.sh
 source "$(dirname "$0")/lib.sh"
+# shellcheck source=tests/lib/zfs.sh
+source "$root/tests/lib/zfs.sh"
 
 pressure=$root/build/tests/functional/pressure
 seconds=${LOAD_SECONDS:-$(few 8 5)}
@@ -28,41 +30,6 @@ mkdir -p "$host" "$guest"
 echo 120 >/proc/sys/kernel/hung_task_timeout_secs
 
 # --- filesystems -------------------------------------------------------------
-
-# pool_of PLACE COMMAND...: each place has a daemon of its own, or one that writes
-# to a pool whose image it holds itself would wait for itself. They are told apart
-# by where their socket and lock are.
-pool_of() {
-	ln -sfn "$tmp/zfs.$1" /run/zfs
-	ln -sfn "$tmp/zfs.$1" /run/lock/zfs
-	shift
-	"$@"
-}
-
-# The daemon is not to be what is killed when memory is short, as in Debian's own
-# script.
-zfs_up() {
-	local place=$1
-
-	[[ ! -e $tmp/zfs.$place ]] || return 0
-	modprobe fuse || true
-	mkdir -p /run/lock "$tmp/zfs.$place"
-	pool_of "$place" exec zfs-fuse --no-kstat-mount -n -m 16 &>"$tmp/zfs.log" &
-	echo $! >"$tmp/zfs.$place/daemon"
-	until_ok 30 pool_of "$place" zpool list
-	echo -1000 >"/proc/$(<"$tmp/zfs.$place/daemon")/oom_score_adj"
-}
-
-# zfs_down PLACE: also when a test has failed.
-zfs_down() {
-	local daemon=$tmp/zfs.$1/daemon
-
-	[[ -e $daemon ]] || return 0
-	! pool_of "$1" zpool list "$1" || pool_of "$1" zpool export -f "$1"
-	kill "$(<"$daemon")"
-	wait "$(<"$daemon")"
-	rm -r "$tmp/zfs.$1"
-}
 
 # From the top to the bottom. What is suspended cannot be unmounted.
 tidy() {

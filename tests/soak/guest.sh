@@ -235,14 +235,15 @@ on_device() {
 
 # Files of a filesystem, perhaps through another target.
 under_filesystem() {
-	local above device=/dev/mapper/a load=(-j 4 -m 48)
+	local above through device=/dev/mapper/a load=(-j 4 -m 48)
 
 	mib=$((320 + mib % 128))
 	choose_image
 	attach a "$image" "${line[@]}"
 	one none crypt linear self
-	echo "through: $r"
-	case $r in
+	through=$r
+	echo "through: $through"
+	case $through in
 	crypt)
 		modprobe dm-crypt || true
 		dmsetup create b --table "0 $(blockdev --getsz $device) crypt \
@@ -283,7 +284,7 @@ under_filesystem() {
 	"$pressure" -v "$guest" "$tmp/ledger"
 	umount "$guest"
 	[[ ! -e /dev/mapper/b ]] || detach b
-	[[ $r != self ]] || good /dev/mapper/a
+	[[ $through != self ]] || good /dev/mapper/a
 	[[ $(mode a) == rw ]]
 	detach a
 	good "$image"
