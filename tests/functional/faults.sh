@@ -352,9 +352,10 @@ test_no_memory() {
 	dmsetup remove disk
 }
 
-# test_one_allocation NAME: of an attached device, after so many bytes one
-# allocation fails, and only that one. Nothing that was flushed may be lost, and
-# without a reload the device goes on.
+# test_one_allocation NAME SPACE: of an attached device one allocation fails, and
+# only that one, after as much as the expression says of test n: bytes or, where
+# they are counted, pages. Nothing that was flushed may be lost, and without a
+# reload the device goes on.
 test_one_allocation() {
 	local name=$1 n left hit=0 failed=0
 
@@ -363,7 +364,7 @@ test_one_allocation() {
 	for ((n = 0; n < 4 * cycles; n++)); do
 		attach a $disk
 		inject "$name" probability 100 times 1 \
-			space $((n * n * 512 + RANDOM % 512))
+			space $(($2))
 		write_until_it_fails -n 25 || failed=$((failed + 1))
 		dmsetup suspend a
 		dmsetup resume a
@@ -391,7 +392,7 @@ if [[ -d $faults/failslab ]]; then
 	try "single requests" test_single_requests
 	try "no slabs" test_no_memory failslab
 	try "no pages" test_no_memory fail_page_alloc
-	try "one slab less" test_one_allocation failslab
-	try "one page less" test_one_allocation fail_page_alloc
+	try "one slab less" test_one_allocation failslab 'n * n * 512 + RANDOM % 512'
+	try "one page less" test_one_allocation fail_page_alloc n
 fi
 finish

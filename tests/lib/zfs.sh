@@ -34,6 +34,6 @@ zfs_down() {
 	[[ -e $daemon ]] || return 0
 	! pool_of "$1" zpool list "$1" || pool_of "$1" zpool export -f "$1"
 	kill "$(<"$daemon")"
-	wait "$(<"$daemon")"
+	wait "$(<"$daemon")" || true
 	rm -r "$tmp/zfs.$1"
 }
