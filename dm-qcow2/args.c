@@ -48,6 +48,14 @@ static int set_no_discard_passdown(struct parse *p, char **argv)
 	return 0;
 }
 
+static int set_no_readahead(struct parse *p, char **argv)
+{
+	if (p->args->no_readahead)
+		return repeated(p);
+	p->args->no_readahead = true;
+	return 0;
+}
+
 static int set_buffered_backing(struct parse *p, char **argv)
 {
 	if (p->args->buffered_backing)
@@ -177,6 +185,7 @@ static const struct option options[] = {
 	{ "sector_size", 2, set_sector_size },
 	{ "cache_bytes", 2, set_cache_bytes },
 	{ "no_discard_passdown", 1, set_no_discard_passdown },
+	{ "no_readahead", 1, set_no_readahead },
 	{ "buffered_backing", 1, set_buffered_backing },
 	{ "backing", 3, set_backing },
 	{ "data_file", 2, set_data_file },
@@ -203,7 +212,7 @@ static int parse_options(struct parse *p, unsigned int n, char **argv)
 
 		if (!o)
 			return wrong(p,
-				     "Unknown option; known are read_only, sector_size, cache_bytes, no_discard_passdown, buffered_backing, backing, data_file, luks, aes");
+				     "Unknown option; known are read_only, sector_size, cache_bytes, no_discard_passdown, no_readahead, buffered_backing, backing, data_file, luks, aes");
 		if (o->words > n)
 			return wrong(p, "The last option lacks its value");
 		if (!o->set) {

@@ -8,6 +8,7 @@
  *   R:  registry_lock, a mutex: the list of hosts, their users' counts
  *   Z:  host->resize_lock, a mutex: the size of the disk, its key, and whether the
  *       device runs
+ *   Y:  host->ahead_lock, a mutex: reading ahead, and what it must not meet
  *   U:  host->users_lock, a mutex: the tables that hear of a mode change
  *   X:  host->rmw_lock, a mutex: read-modify-write below the host's alignment
  *   J:  host->jobs_lock, a spinlock, taken with interrupts off: the lists of
@@ -57,6 +58,7 @@ struct dm_qcow2_layer_args {
  * @nr_layers: how many, at least 1
  * @read_only: attach read-only
  * @no_discard_passdown: what is freed stays with the host file or device
+ * @no_readahead: metadata is read when it is needed, and not before
  * @buffered_backing: layers below that are files are read through the page cache
  * @has_sector_size: @sector_size was given
  * @cache_bytes: bound of the metadata cache, 0 for the default
@@ -67,6 +69,7 @@ struct dm_qcow2_args {
 	unsigned int nr_layers;
 	bool read_only;
 	bool no_discard_passdown;
+	bool no_readahead;
 	bool buffered_backing;
 	bool has_sector_size;
 	u64 cache_bytes;
@@ -126,8 +129,10 @@ struct dm_qcow2_counts {
  * @nr_threads: R: workers that run; none while no table maps to the image
  * @threads: R: the workers
  * @committer: R: the committer
- * @scanner: R: looks through a dirty image, or NULL
+ * @scanner: R: looks through a dirty image and reads metadata ahead, or NULL
+ * @readahead: I: it does the latter, as the first table said
  * @resize_lock: Z itself
+ * @ahead_lock: Y itself
  * @users_lock: U itself
  * @tables: U: struct dm_qcow2
  * @counts: which way the bios went
@@ -175,8 +180,10 @@ struct dm_qcow2_host {
 	struct task_struct *threads[PORT_MAX_THREADS];
 	struct task_struct *committer;
 	struct task_struct *scanner;
+	bool readahead;
 
 	struct mutex resize_lock;	/* Z */
+	struct mutex ahead_lock;	/* Y */
 	struct mutex users_lock;	/* U */
 	struct list_head tables;
 	struct dm_qcow2_counts __percpu *counts;
@@ -363,6 +370,8 @@ void dm_qcow2_set_running(struct dm_qcow2 *c, bool running);
 int dm_qcow2_resize(struct dm_qcow2 *c, const char *word);
 
 /* status.c */
+void dm_qcow2_sum_counts(const struct dm_qcow2_host *h,
+			 struct dm_qcow2_counts *sum);
 void dm_qcow2_status(struct dm_target *ti, status_type_t type,
 		     unsigned int status_flags, char *result,
 		     unsigned int maxlen);

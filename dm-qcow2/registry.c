@@ -287,6 +287,7 @@ static struct dm_qcow2_host *new_host(const struct wanted *w, struct file *file)
 			     DEFAULT_RATELIMIT_BURST);
 	mutex_init(&h->rmw_lock);
 	mutex_init(&h->resize_lock);
+	mutex_init(&h->ahead_lock);
 	mutex_init(&h->users_lock);
 	spin_lock_init(&h->jobs_lock);
 	INIT_LIST_HEAD(&h->jobs);
@@ -302,6 +303,7 @@ static struct dm_qcow2_host *new_host(const struct wanted *w, struct file *file)
 	else
 		h->inode = file_inode(file);
 	h->read_only = !w->write;
+	h->readahead = !w->c->args.no_readahead;
 	h->name = kstrdup(w->path, GFP_KERNEL);
 	h->rmw_page = kmalloc(PAGE_SIZE, GFP_KERNEL);
 	h->counts = alloc_percpu(struct dm_qcow2_counts);

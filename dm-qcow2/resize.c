@@ -29,8 +29,11 @@ void dm_qcow2_set_running(struct dm_qcow2 *c, bool running)
 static int grow(struct dm_qcow2_host *h, void *arg)
 {
 	struct qcow2_error err = { "" };
-	int ret = qcow2_resize(h->img, *(const u64 *)arg, false, &err);
+	int ret;
 
+	mutex_lock(&h->ahead_lock);
+	ret = qcow2_resize(h->img, *(const u64 *)arg, false, &err);
+	mutex_unlock(&h->ahead_lock);
 	if (ret)
 		DMERR("%s: resize: %s", h->name, err.msg);
 	else

@@ -29,7 +29,7 @@ static unsigned int count_words(const struct dm_qcow2_args *a)
 {
 	unsigned int n = a->read_only + 2 * a->has_sector_size +
 		2 * !!a->cache_bytes + a->no_discard_passdown +
-		a->buffered_backing, i;
+		a->no_readahead + a->buffered_backing, i;
 
 	for (i = 0; i < a->nr_layers; i++) {
 		const struct dm_qcow2_layer_args *l = &a->layers[i];
@@ -103,12 +103,20 @@ static unsigned int emit_table(const struct dm_qcow2 *c, char *result,
 		DMEMIT(" cache_bytes %llu", a->cache_bytes);
 	if (a->no_discard_passdown)
 		DMEMIT(" no_discard_passdown");
+	if (a->no_readahead)
+		DMEMIT(" no_readahead");
 	if (a->buffered_backing)
 		DMEMIT(" buffered_backing");
 	return emit_layers(c, result, sz, maxlen);
 }
 
-static void sum_counts(const struct dm_qcow2_host *h, struct dm_qcow2_counts *sum)
+/**
+ * dm_qcow2_sum_counts() - which way the bios went, on all CPUs
+ * @h: the host
+ * @sum: filled in
+ */
+void dm_qcow2_sum_counts(const struct dm_qcow2_host *h,
+			 struct dm_qcow2_counts *sum)
 {
 	int cpu;
 
@@ -148,7 +156,7 @@ static unsigned int emit_info(const struct dm_qcow2 *c, char *result,
 	struct dm_qcow2_counts counts;
 	unsigned int sz = 0;
 
-	sum_counts(h, &counts);
+	dm_qcow2_sum_counts(h, &counts);
 	DMEMIT("%s", qcow2_mode_name(qcow2_mode(img)));
 	sz = emit_why(img->why, result, sz, maxlen);
 	DMEMIT(" %u %llu %llu %llu %llu", qcow2_cluster_size(&img->hdr),

@@ -197,7 +197,7 @@ static void qcow2_io_hints(struct dm_target *ti, struct queue_limits *limits)
  */
 static struct target_type qcow2_target = {
 	.name = "qcow2",
-	.version = { 1, 1, 0 },
+	.version = { 1, 2, 0 },
 	.module = THIS_MODULE,
 	.ctr = qcow2_ctr,
 	.dtr = qcow2_dtr,

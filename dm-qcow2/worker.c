@@ -18,11 +18,13 @@
 #include <linux/kthread.h>
 
 #include "dm-qcow2.h"
+#include "core/ahead.h"
 #include "core/alloc.h"
 #include "core/commit.h"
 
 #define BATCH 16
 #define TIDY_DELAY (5 * HZ)
+#define REST (HZ / 10)	/* of the guest, before metadata is read ahead */
 
 /**
  * dm_qcow2_queue_job() - give a bio to the workers
@@ -322,13 +324,63 @@ static int committer(void *data)
 	return 0;
 }
 
-/* Looks through a dirty image while the others work. */
+static u64 bios_so_far(const struct dm_qcow2_host *h)
+{
+	struct dm_qcow2_counts sum;
+
+	dm_qcow2_sum_counts(h, &sum);
+	return sum.inlined + sum.worker;
+}
+
+/*
+ * Nobody has sent a bio since the last look; else waits until that has been so for
+ * a while. False: it is time to end.
+ */
+static bool wait_for_rest(const struct dm_qcow2_host *h, u64 *seen)
+{
+	u64 now;
+
+	while (!kthread_should_stop()) {
+		now = bios_so_far(h);
+		if (now == *seen)
+			return true;
+		*seen = now;
+		schedule_timeout_idle(REST);
+	}
+	return false;
+}
+
+/*
+ * One read at a time, which is what a bio that comes now waits for; a suspend does
+ * not.
+ */
+static void read_ahead(struct dm_qcow2_host *h, struct qcow2_image *img)
+{
+	struct qcow2_ahead a = { NULL };
+	u64 seen = U64_MAX;
+	bool more = true;
+
+	while (more && wait_for_rest(h, &seen)) {
+		mutex_lock(&h->ahead_lock);
+		more = qcow2_ahead_step(img, &a);
+		mutex_unlock(&h->ahead_lock);
+	}
+	qcow2_ahead_end(&a);
+}
+
+/*
+ * Looks through a dirty image while the others work, and reads metadata while
+ * they do not: the image's, then that of the layers below.
+ */
 static int scanner(void *data)
 {
 	struct dm_qcow2_host *h = data;
+	const struct qcow2_layer *below = &h->layer;
 
 	enter_io_context();
 	qcow2_scan_ahead(h->img);
+	for (; h->readahead && below && below->img; below = below->img->backing)
+		read_ahead(h, below->img);
 	for (;;) {
 		set_current_state(TASK_IDLE);
 		if (kthread_should_stop())
@@ -370,9 +422,10 @@ int dm_qcow2_start_threads(struct dm_qcow2_host *h)
 	if (IS_ERR(t))
 		return PTR_ERR(t);
 	h->committer = t;
-	if (qcow2_dirty(h->img) && !h->read_only && !h->scanner) {
+	if (!h->scanner &&
+	    (h->readahead || (qcow2_dirty(h->img) && !h->read_only))) {
 		t = kthread_run(scanner, h, "qcow2_scan");
-		/* without it, the first who allocates looks */
+		/* without it, the first who needs something reads it */
 		h->scanner = IS_ERR(t) ? NULL : t;
 	}
 	while (h->nr_threads < want) {

@@ -405,17 +405,18 @@ static void check_slice(struct qcow2_image *img, struct qcow2_block *slice)
 	WRITE_ONCE(slice->checked, gen);
 }
 
-/* Does the L1 entry at @pos name the L2 table at @table? */
-static bool names(const struct qcow2_image *img, const struct qcow2_block *l1,
-		  u64 pos, u64 table)
+/* The L2 table that the L1 entry at @pos names, or 0; reports nothing. */
+static u64 named_at(const struct qcow2_image *img, const struct qcow2_block *l1,
+		    u64 pos)
 {
-	u64 there;
+	u64 table;
 	bool copied;
 
-	return !qcow2_l1_decode(&img->hdr,
-				load_entry(qcow2_block_entry(img, l1, pos)),
-				&there, &copied) &&
-		there == table && in_host(img, table);
+	if (qcow2_l1_decode(&img->hdr,
+			    load_entry(qcow2_block_entry(img, l1, pos)), &table,
+			    &copied))
+		return 0;
+	return in_host(img, table) ? table : 0;
 }
 
 /*
@@ -427,15 +428,19 @@ static void find_row(const struct qcow2_image *img, const struct qcow2_block *l1
 		     u64 guest, u64 table, u64 *start, u64 *len)
 {
 	u64 size = qcow2_cluster_size(&img->hdr), end = table + size;
-	u64 pos = qcow2_l1_entry_offset(img, guest), p;
+	u64 pos = qcow2_l1_entry_offset(img, guest), p, prev;
 	u64 first = max(l1->offset, img->hdr.l1_offset);
 	u64 last = min(l1->offset + img->cache.block_size,
 		       img->hdr.l1_offset + img->hdr.l1_entries * 8ull);
 
 	*start = table;
-	for (p = pos; p > first && names(img, l1, p - 8, *start - size); p -= 8)
-		*start -= size;
-	for (p = pos + 8; p < last && names(img, l1, p, end); p += 8)
+	for (p = pos; p > first; p -= 8) {
+		prev = named_at(img, l1, p - 8);
+		if (!prev || prev + size != *start)
+			break;
+		*start = prev;
+	}
+	for (p = pos + 8; p < last && named_at(img, l1, p) == end; p += 8)
 		end += size;
 	*len = end - *start;
 }
@@ -448,6 +453,51 @@ static bool in_memory(struct qcow2_image *img, u64 offset)
 	ret = qcow2_cache_peek(img, QCOW2_BLOCK_L2, offset);
 	rcu_read_unlock();
 	return ret;
+}
+
+/**
+ * qcow2_map_named() - what L2 table an L1 entry names
+ * @img: the image
+ * @l1: the block of the entry, pinned
+ * @guest: guest offset in bytes
+ *
+ * Return: its host offset; 0: none, or the entry is no good, which is not reported.
+ */
+u64 qcow2_map_named(const struct qcow2_image *img, const struct qcow2_block *l1,
+		    u64 guest)
+{
+	return named_at(img, l1, qcow2_l1_entry_offset(img, guest));
+}
+
+/**
+ * qcow2_map_ahead() - read an L2 table and its neighbours
+ * @img: the image
+ * @guest: guest offset in bytes
+ * @table: host offset of its L2 table, as it was a while ago
+ *
+ * Nothing is reported. What is in memory is not read again.
+ *
+ * Context: may sleep; no lock held.
+ */
+void qcow2_map_ahead(struct qcow2_image *img, u64 guest, u64 table)
+{
+	u64 end = table + qcow2_cluster_size(&img->hdr), pos, start, len;
+	struct qcow2_block *l1, *slice;
+	int epoch;
+
+	if (qcow2_map_l1_block(img, guest, &l1))
+		return;
+	epoch = port_epoch_enter(&img->epoch);
+	if (qcow2_map_named(img, l1, guest) == table) {
+		find_row(img, l1, guest, table, &start, &len);
+		for (pos = table; pos < end; pos += img->cache.block_size)
+			if (!in_memory(img, pos) &&
+			    !qcow2_cache_get(img, QCOW2_BLOCK_L2, pos, start,
+					     len, &slice))
+				qcow2_cache_put(img, slice);
+	}
+	port_epoch_exit(&img->epoch, epoch);
+	qcow2_cache_put(img, l1);
 }
 
 /**

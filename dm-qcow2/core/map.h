@@ -54,6 +54,9 @@ int qcow2_map_l1_block(struct qcow2_image *img, u64 guest,
 		       struct qcow2_block **l1);
 int qcow2_map_l1(struct qcow2_image *img, u64 guest, struct qcow2_block **l1,
 		 u64 *table, bool *copied);
+u64 qcow2_map_named(const struct qcow2_image *img, const struct qcow2_block *l1,
+		    u64 guest);
+void qcow2_map_ahead(struct qcow2_image *img, u64 guest, u64 table);
 int qcow2_map_slice(struct qcow2_image *img, u64 guest,
 		    const struct qcow2_block *l1, u64 table,
 		    struct qcow2_block **slice);

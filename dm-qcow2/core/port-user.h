@@ -281,6 +281,12 @@ static inline void port_vfree(void *p)
 	free(p);
 }
 
+static inline void port_sort(void *base, size_t n, size_t size,
+			     int (*cmp)(const void *, const void *))
+{
+	qsort(base, n, size, cmp);
+}
+
 /* ---- lists, as in include/linux/list.h ---- */
 struct list_head {
 	struct list_head *next, *prev;

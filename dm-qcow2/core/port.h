@@ -32,6 +32,7 @@
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/sort.h>
 #include <linux/spinlock.h>
 #include <linux/srcu.h>
 #include <linux/string.h>
@@ -81,6 +82,12 @@ static inline void *port_vzalloc(size_t size)
 static inline void port_vfree(void *p)
 {
 	kvfree(p);
+}
+
+static inline void port_sort(void *base, size_t n, size_t size,
+			     int (*cmp)(const void *, const void *))
+{
+	sort(base, n, size, cmp, NULL);
 }
 
 /*

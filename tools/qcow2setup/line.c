@@ -262,6 +262,8 @@ char *line_params(const struct chain *chain, const struct options *opt)
 	}
 	if (opt->no_discard_passdown)
 		add(&w, xasprintf("no_discard_passdown"));
+	if (opt->no_readahead)
+		add(&w, xasprintf("no_readahead"));
 	if (opt->buffered_backing)
 		add(&w, xasprintf("buffered_backing"));
 	add_layers(&w, chain);

@@ -23,6 +23,7 @@ enum {
 	OPT_JSON,
 	OPT_DEBUG,
 	OPT_NO_DISCARD_PASSDOWN,
+	OPT_NO_READAHEAD,
 	OPT_BACKING_FORMAT,
 	OPT_DATA_FILE,
 	OPT_CHAIN,
@@ -66,10 +67,11 @@ enum {
 #define TAKES_KEY 32768
 #define TAKES_FORCE 65536
 #define TAKES_ITERATIONS 131072
+#define TAKES_NO_READAHEAD 262144
 #define TAKES_FILES (TAKES_BACKING_FORMAT | TAKES_DATA_FILE)
 #define TAKES_TABLE (TAKES_READONLY | TAKES_SECTOR_SIZE | TAKES_CACHE_BYTES | \
-		     TAKES_NO_DISCARD_PASSDOWN | TAKES_BUFFERED_BACKING | \
-		     TAKES_FILES)
+		     TAKES_NO_DISCARD_PASSDOWN | TAKES_NO_READAHEAD | \
+		     TAKES_BUFFERED_BACKING | TAKES_FILES)
 
 static const struct action {
 	const char *name;
@@ -125,6 +127,9 @@ static const struct known {
 	{ { "no-discard-passdown", no_argument, NULL, OPT_NO_DISCARD_PASSDOWN },
 	  TAKES_NO_DISCARD_PASSDOWN,
 	  "", "keep freed clusters allocated on the host" },
+	{ { "no-readahead", no_argument, NULL, OPT_NO_READAHEAD },
+	  TAKES_NO_READAHEAD,
+	  "", "read metadata when it is needed, not before" },
 	{ { "buffered-backing", no_argument, NULL, OPT_BUFFERED_BACKING },
 	  TAKES_BUFFERED_BACKING,
 	  "", "read backing files through the host's page cache" },
@@ -384,6 +389,9 @@ static enum result take_option(int c, struct options *opt)
 		return parse_cache_bytes(optarg, opt);
 	case OPT_NO_DISCARD_PASSDOWN:
 		opt->no_discard_passdown = true;
+		return OK;
+	case OPT_NO_READAHEAD:
+		opt->no_readahead = true;
 		return OK;
 	case OPT_BUFFERED_BACKING:
 		opt->buffered_backing = true;

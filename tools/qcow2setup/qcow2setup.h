@@ -42,6 +42,7 @@ struct options {
 	bool json;
 	bool chain;
 	bool no_discard_passdown;
+	bool no_readahead;
 	bool buffered_backing;
 	enum repair repair;
 	bool shrink;
