@@ -64,7 +64,7 @@ static bool collect(struct qcow2_image *img, struct qcow2_ahead *a)
  * @img: the image; nobody changes its size
  * @a: how far it has come
  *
- * At most one L2 table with its neighbours, or 1 MiB of the L1 table, is read.
+ * At most one L2 table with its neighbours, or one piece of the L1 table, is read.
  *
  * Context: may sleep; no lock held, not inside an epoch.
  * Return: is there more?

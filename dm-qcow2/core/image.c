@@ -3,7 +3,7 @@
  * This file owns the life of an opened image: opening, activation before the
  * first write, closing, the header on the disk, and the mode.
  *
- * Opening reads the header and up to 1 MiB of the L1 table and nothing else,
+ * Opening reads the header and one piece of the L1 table and nothing else,
  * whatever the size of the image. What a writer needs beyond that is read by
  * qcow2_activate() before the first write.
  */
@@ -12,6 +12,7 @@
 #include "busy.h"
 #include "commit.h"
 #include "inflate.h"
+#include "map.h"
 #include "metacache.h"
 #include "overlap.h"
 #include "resolve.h"
@@ -261,17 +262,12 @@ int qcow2_image_open(const struct qcow2_backend_ops *ops, void *be,
 	}
 	if (img->hdr.l1_entries) {
 		struct qcow2_block *l1;
-		u64 start = img->hdr.l1_offset;
 
-		/* one read of up to 1 MiB; the entries are judged when used */
-		ret = qcow2_cache_get(img, QCOW2_BLOCK_L1, start, start,
-				      min_t(u64, 1u << 20,
-					    round_up(img->hdr.l1_entries * 8ull,
-						     (u64)img->cache.block_size)),
-				      &l1);
+		/* one read; the entries are judged when used */
+		ret = qcow2_map_l1_block(img, 0, &l1);
 		if (ret) {
 			qcow2_err(err, ret, "the L1 table at %#llx cannot be read: error %d",
-				  (unsigned long long)start, ret);
+				  (unsigned long long)img->hdr.l1_offset, ret);
 			goto fail;
 		}
 		qcow2_cache_put(img, l1);

@@ -13,7 +13,6 @@
 #include "overlap.h"
 #include "resolve.h"
 
-#define L1_WINDOW BIT_ULL(20)
 #define PEEK_LAYERS 4	/* more are for a worker to walk through */
 
 /* Host offset of the L1 entry that covers @guest. */
@@ -329,13 +328,11 @@ int qcow2_map_l1_block(struct qcow2_image *img, u64 guest,
 		       struct qcow2_block **l1)
 {
 	u64 pos = qcow2_l1_entry_offset(img, guest);
-	u64 start = (pos - img->hdr.l1_offset) & ~(L1_WINDOW - 1ull);
-	u64 left = round_up((u64)img->hdr.l1_entries * 8 - start,
-			    (u64)img->cache.block_size);
+	u64 len = round_up((u64)img->hdr.l1_entries * 8,
+			   (u64)img->cache.block_size);
 
 	return qcow2_cache_get(img, QCOW2_BLOCK_L1, qcow2_block_start(img, pos),
-			       img->hdr.l1_offset + start,
-			       min_t(u64, L1_WINDOW, left), l1);
+			       img->hdr.l1_offset, len, l1);
 }
 
 /**

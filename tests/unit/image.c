@@ -66,7 +66,7 @@ static int count_reads(struct membackend *be, enum mem_kind kind, u64 offset,
 	return 0;
 }
 
-/* Whatever the size of the image: the header and up to 1 MiB of the L1 table. */
+/* Whatever the size of the image: the header and one piece of the L1 table. */
 static void test_open_reads(void)
 {
 	u32 bits;

@@ -334,6 +334,30 @@ static void test_tables_in_a_row(void)
 	fx_destroy(&f);
 }
 
+/* A row longer than one read ends where it ends. */
+static void test_long_row(void)
+{
+	u64 span = (u64)512 << 12, i, end = 0, host;
+	struct qcow2_block *blk;
+	struct qcow2_mapping m;
+	struct fixture f;
+
+	fx_make(&f, 12, 400 * span);
+	for (i = 0; i < 300; i++)
+		must(mk_map(&f.be, i * span, QCOW2_ZERO, 1, NULL));
+	for (i = 0; i < 300; i++)
+		must(mk_cluster(&f.be, 1, &host));
+	fx_open(&f);
+	must(qcow2_map(f.img, 299 * span, 4096, &m));
+	for (i = 0; i < 300; i++)
+		end = max(end, fx_l1(&f, i) & QCOW2_ENTRY_OFFSET);
+	blk = qcow2_cache_peek(f.img, QCOW2_BLOCK_L2, end);
+	ok(blk, "the last table is in memory");
+	blk = qcow2_cache_peek(f.img, QCOW2_BLOCK_L2, end + 4096);
+	ok(!blk, "what is behind it is not");
+	fx_destroy(&f);
+}
+
 static void test_all_cluster_sizes(void)
 {
 	u32 bits;
@@ -372,6 +396,7 @@ int main(void)
 	test_bad_entry_in_a_run();
 	test_read_errors();
 	test_tables_in_a_row();
+	test_long_row();
 	test_all_cluster_sizes();
 	return tap_end();
 }
