@@ -17,7 +17,7 @@ qemu_opts() {
 
 # luks IMAGE SIZE CIPHER [OPTION]...: as QEMU makes it; sets $cipher and $key, and
 # has the key in the keyring. The volume key comes from cryptsetup, the header's
-# only other reader.
+# only other reader. $bits is the length of an AES key, 256 unless set.
 luks() {
 	local image=$1 size=$2 alg mode iv hash at
 
@@ -26,7 +26,8 @@ luks() {
 	shift 3
 	[[ $iv != essiv:* ]] || { hash=${iv#*:}; iv=essiv; }
 	case $alg in
-	aes | serpent | twofish) alg=$alg-256 ;;
+	aes) alg=aes-${bits:-256} ;;
+	serpent | twofish) alg=$alg-256 ;;
 	cast5) alg=cast5-128 ;;
 	esac
 	[[ -b $image ]] || rm -f "$image"
