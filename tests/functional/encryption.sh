@@ -455,8 +455,9 @@ test_integrity() {
 	attach_luks a "$dir/image"
 	dd if=/dev/mapper/a of=/dev/null bs=1M
 	integritysetup open "${integrity[@]}" /dev/mapper/a b
-	dd if=/dev/mapper/b of="$tmp/read" bs=4k count=5120 iflag=direct \
-		conv=noerror,sync 2>"$tmp/dd.log" || true
+	# through the page cache: direct I/O leaves nonsense where it says "error"
+	dd if=/dev/mapper/b of="$tmp/read" bs=4k count=5120 conv=noerror,sync \
+		2>"$tmp/dd.log" || true
 	grep -q 'error reading' "$tmp/dd.log" || fail "nothing was noticed"
 	# no sector is another one
 	{ cmp -l "$tmp/model" "$tmp/read" || true; } |
