@@ -272,9 +272,13 @@ static struct qcow2_block *neighbour(struct qcow2_image *img,
 				     enum qcow2_block_kind kind, u64 offset)
 {
 	struct qcow2_cache *c = &img->cache;
-	struct qcow2_block *blk = alloc_block(img, kind, offset);
+	struct qcow2_block *blk;
 	bool wanted;
 
+	/* a full cache stays full: nothing to be had for any of them */
+	if (READ_ONCE(c->nr_blocks) >= c->max_blocks)
+		return NULL;
+	blk = alloc_block(img, kind, offset);
 	if (!blk)
 		return NULL;
 	spin_lock(&c->lock);
