@@ -291,8 +291,15 @@ static int move(struct pack *pk, struct qcow2_error *err)
 		.fill = fill_block,
 	};
 	ret = qcow2_rebuild_plan(n, err);
-	ret = ret ?: write_row(pk, err);
-	ret = ret ?: switch_over(pk);
+	if (ret)
+		return ret;
+	ret = write_row(pk, err);
+	if (ret) {
+		/* nothing names it; the space may be what there was too little of */
+		pk->c.ops->trim(pk->c.be, pk->c.size);
+		return ret;
+	}
+	ret = switch_over(pk);
 	if (ret)
 		return ret;
 	pk->p->offset = n->first << pk->c.hdr.cluster_bits;
@@ -303,13 +310,13 @@ static int move(struct pack *pk, struct qcow2_error *err)
 
 /**
  * qcow2_pack() - check an image, and move its metadata together
- * @ops: what holds it; @rw, @flush, @grow, @discard and @size are called
+ * @ops: what holds it; @rw, @flush, @grow, @trim, @discard and @size are called
  * @be: first argument of @ops
  * @p: zeroed but for what is the caller's
  * @err: the reason of a failure, in words
  *
- * Nobody else may use the image meanwhile. A failure before @p->bytes is set has
- * changed nothing, but that a file may be longer.
+ * Nobody else may use the image meanwhile. A failure to write the row has changed
+ * nothing; after one to write the header it may be the old one or the new.
  *
  * Context: may sleep.
  * Return: 0; -EUCLEAN for an image with errors, or marked dirty or corrupt; the

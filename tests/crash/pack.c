@@ -167,6 +167,23 @@ static const char *crash(struct membackend *be, const struct membackend *image,
 	return wrong(be, leaks);
 }
 
+/* Write number @n finds no space: the image is as it was, and as long. */
+static const char *no_space(struct membackend *be, const struct membackend *image,
+			    u64 n, u64 leaks)
+{
+	struct qcow2_pack p;
+	int ret;
+
+	mem_copy(be, image);
+	be->seen[MEM_WRITE] = 0;
+	be->fault[MEM_WRITE] = (struct mem_fault){ n, 1, -ENOSPC };
+	ret = pack(be, &p, U64_MAX);
+	mem_fail_nothing(be);
+	if (ret != -ENOSPC || be->size != image->size)
+		return "without space it grows";
+	return wrong(be, leaks);
+}
+
 /* ---- one image ---- */
 
 static bool image(u64 number)
@@ -175,7 +192,7 @@ static bool image(u64 number)
 	struct membackend be, copy;
 	struct qcow2_pack p;
 	const char *what = NULL;
-	u64 ops, leaks, stop = 0;
+	u64 ops, leaks, n, stop = 0;
 	char name[64];
 
 	mem_init(&be, flavour, DEVICE_BYTES);
@@ -194,6 +211,8 @@ static bool image(u64 number)
 			 (unsigned long long)number);
 		qemuimg_check(&copy, leaks ? 3 : 0, name);
 	}
+	for (n = 1; !what && p.bytes && n <= 3; n++)
+		what = no_space(&copy, &be, n, leaks);
 	for (stop = 1; !what && stop <= ops + 1; stop++)
 		for (t.keep = 0; !what && t.keep < KEEPS; t.keep++)
 			what = crash(&copy, &be, stop, leaks);

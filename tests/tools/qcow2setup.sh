@@ -661,15 +661,17 @@ test_optimize() {
 	silent qemu-io "${writes[@]}" scattered.qcow2
 	chmod 666 scattered.qcow2
 	run optimize scattered.qcow2
-	ok "optimize" both succeeds '' says 'of it 20 L2 tables, in'
+	ok "optimize" both succeeds '' says 'with the L2 tables (20), in'
 	ok "QEMU finds nothing" qemu_finds_nothing scattered.qcow2
 	ok "QEMU reads what it wrote" \
 		is "$(qemu-io -r "${reads[@]}" scattered.qcow2 | grep -c failed)" 0
 	run optimize scattered.qcow2
-	ok "optimize: nothing to do" says '20 L2 tables in a row already'
+	ok "optimize: nothing to do" says 'L2 tables (20) in a row already'
 	silent qemu-io "${writes[@]}" scattered.qcow2
 	ok "QEMU writes" qemu_finds_nothing scattered.qcow2
 	silent qemu-img snapshot -c one scattered.qcow2
+	run optimize scattered.qcow2
+	ok "optimize: all is shared" both succeeds '' says 'nothing was moved'
 	silent qemu-io -c 'write 6M 64k' -c 'write 30M 64k' scattered.qcow2
 	run optimize --json scattered.qcow2
 	ok "optimize --json" is "$(json stdout \

@@ -28,7 +28,7 @@ static enum result failed(const struct image *img, int error,
 		log_err("%s: %s.", img->host.path, err->msg);
 		return NO_MEMORY;
 	case -ENOSPC:
-		log_err("%s: %s. Nothing was changed; make space and try again.",
+		log_err("%s: %s. The image is as it was; make space and try again.",
 			img->host.path, err->msg);
 		return FAILED;
 	default:
@@ -42,13 +42,16 @@ static void print_done(const struct image *img, const struct qcow2_pack *p)
 	char *path = text_escape(img->host.path, strlen(img->host.path));
 
 	if (p->bytes)
-		printf("%s has its metadata, of it %llu L2 tables, in %llu bytes at %llu.\n",
+		printf("%s has its metadata, with the L2 tables (%llu), in %llu bytes at %llu.\n",
 		       path, (unsigned long long)p->tables,
 		       (unsigned long long)p->bytes,
 		       (unsigned long long)p->offset);
-	else
-		printf("%s has its %llu L2 tables in a row already.\n", path,
+	else if (p->tables)
+		printf("%s has its L2 tables (%llu) in a row already.\n", path,
 		       (unsigned long long)p->tables);
+	else
+		printf("%s has no L2 tables that no internal snapshot shares: nothing was moved.\n",
+		       path);
 	free(path);
 }
 
