@@ -400,18 +400,22 @@ test_error() {
 	umount "$host"
 }
 
-# Space comes and goes: until $tmp/scratch is gone.
-fill_and_free() {
+fill_host() {
+	! dd if=/dev/zero of="$host/ballast" bs=64k status=none
+}
+
+# Space comes and goes: until $tmp/scratch is gone. The host is full.
+free_and_fill() {
 	while [[ -e $tmp/scratch ]]; do
-		dd if=/dev/zero of="$host/ballast" bs=64k oflag=append \
-			conv=notrunc status=none || true
 		sleep 1
 		rm -f "$host/ballast"
 		sleep 0.5
+		fill_host
 	done
 } &>/dev/null
 
 # The host is full most of the time. Writers are told, wait, and try again.
+# It is full before the first of them starts, however slow this machine is.
 test_full() {
 	local churning filling hog
 
@@ -420,7 +424,8 @@ test_full() {
 	create "$image" $size
 	attach a "$image"
 	churn_up a
-	fill_and_free &
+	fill_host
+	free_and_fill &
 	filling=$!
 	echo $filling >>"$tmp/background"
 	hog_up
