@@ -37,6 +37,9 @@ set_up_disk() {
 	echo "$1" >"$knob/cache_size"
 	# with larger sectors it overruns its pages where memory is not aligned
 	echo 512 >"$knob/blocksize"
+	# a flush can wait for ever for a page of a write that waits for memory:
+	# it goes round and round, and has the only processor
+	echo 1 >"$knob/hw_queue_depth"
 	power_on
 	# the name depends on the kernel
 	disk=/dev/cut

@@ -4,6 +4,9 @@
 # Encrypted images, made and read by QEMU; sourced by suites of the guest, after
 # their lib.sh.
 
+# shellcheck source=tests/lib/qemu.sh
+source "$root/tests/lib/qemu.sh"
+
 phrase=correct-horse
 secret=(--object "secret,id=s,data=$phrase")
 
@@ -31,7 +34,7 @@ luks() {
 	cast5) alg=cast5-128 ;;
 	esac
 	[[ -b $image ]] || rm -f "$image"
-	qemu-img create -q -u -f qcow2 "${secret[@]}" \
+	qemu_create -u -f qcow2 "${secret[@]}" \
 		-o "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=300" \
 		-o "encrypt.cipher-alg=$alg,encrypt.cipher-mode=$mode" \
 		-o "encrypt.ivgen-alg=${iv:-plain64}${hash+,encrypt.ivgen-hash-alg=$hash}" \

@@ -11,6 +11,8 @@ tool=$(readlink -f "${QCOW2SETUP:-build/qcow2setup}")
 tmp=$(mktemp -d)
 # shellcheck source=tests/lib/ok.sh
 source tests/lib/ok.sh
+# shellcheck source=tests/lib/qemu.sh
+source tests/lib/qemu.sh
 
 # A suite has its own to do if it defines this anew.
 clean_up_more() {
@@ -89,7 +91,7 @@ image() {
 	local name=$1
 
 	shift
-	qemu-img create -q -f qcow2 "$@" "$name" 64M
+	qemu_create -f qcow2 "$@" "$name" 64M
 }
 
 # poke FILE OFFSET HEX...: overwrite bytes.

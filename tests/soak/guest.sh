@@ -319,6 +319,8 @@ power_cuts() {
 	one 2 4
 	echo "$r" >"$knob/cache_size"
 	echo 512 >"$knob/blocksize"
+	# with more a flush can wait for ever for a write
+	echo 1 >"$knob/hw_queue_depth"
 	echo 1 >"$knob/power"
 	disk=/dev/cut
 	[[ -b $disk ]] || disk=/dev/nullb$(<"$knob/index")

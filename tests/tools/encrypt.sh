@@ -93,7 +93,7 @@ qemu_image() {
 
 	shift
 	[[ ! ${1-} ]] || more=,$1
-	qemu-img create -q -f qcow2 --object secret,id=s,file=pass \
+	qemu_create -f qcow2 --object secret,id=s,file=pass \
 		-o "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=300$more" \
 		"$name" 10M
 	chmod 666 "$name"
@@ -256,7 +256,7 @@ test_open() {
 	ok "neither key nor passphrase is shown" is \
 		"$(grep -cE "$key|secret.42" ../stderr)" 0
 	# a chain: plain over AES over LUKS
-	qemu-img create -q -f qcow2 --object secret,id=s,file=pass \
+	qemu_create -f qcow2 --object secret,id=s,file=pass \
 		-o encrypt.format=aes,encrypt.key-secret=s -u -b q.qcow2 \
 		-F qcow2 mid.qcow2 10M 2>/dev/null
 	qemu-img create -q -f qcow2 -u -b mid.qcow2 -F qcow2 top.qcow2 10M
