@@ -173,6 +173,26 @@ down_block() {
 	no_ram_disk block
 }
 
+# As a pool is by default: blocks of 64 KiB, zeroed before use.
+contender thin linear 'raw device, dm-thin'
+up_thin() {
+	ram_disk thin $((mib + 64))
+	ram_disk thinmeta 16
+	dd if=/dev/zero of="${disk[thinmeta]}" bs=4k count=1 status=none
+	dmsetup create thinpool --table "0 $(((mib + 64) * 2048)) thin-pool \
+		${disk[thinmeta]} ${disk[thin]} 128 0"
+	dmsetup message thinpool 0 'create_thin 0'
+	dmsetup create thin --table "0 $sectors thin /dev/mapper/thinpool 0"
+	device[thin]=/dev/mapper/thin
+	fill raw "${device[thin]}"
+}
+down_thin() {
+	dmsetup remove thin
+	dmsetup remove thinpool
+	no_ram_disk thin
+	no_ram_disk thinmeta
+}
+
 # deep NAME BASE: a table line with BASE under 63 overlays.
 deep() {
 	local n layers=()

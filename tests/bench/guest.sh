@@ -12,7 +12,8 @@ usage() {
 
 	Runs in the guest of tests/vm/run, started by tests/bench/run.
 	SET is one of tests/bench/sets/; a workload is called as fio calls it, with
-	block size and queue depth: randread-4k-32.
+	block size and queue depth, and what else there is to it: randread-4k-32,
+	randwrite-4k-1-fsync, randread-4k-32-x2 (two jobs); see special below.
 
 	  -i IMAGES      directory with the images of the set
 	  -c CONTENDERS  only these, one word
@@ -90,6 +91,24 @@ down() {
 	fi
 }
 
+# special MORE: what the end of a workload's name says, a word each.
+special() {
+	local word
+
+	for word in ${1//-/ }; do
+		case $word in
+		fsync) echo fsync=1 ;;
+		psync) echo ioengine=psync ;;
+		batch) echo iodepth_batch_submit=16
+			echo iodepth_batch_complete_min=16 ;;
+		reads[0-9]*) echo "rwmixread=${word#reads}" ;;
+		x[0-9]*) echo "numjobs=${word#x}" ;;
+		*) echo "guest.sh: what is '$word' of a workload?" >&2
+			exit 2 ;;
+		esac
+	done
+}
+
 # What fio is to do in the given rounds: in each, one workload after the other,
 # and for each workload one contender after the other, in rotating order. The
 # warm-up takes half the time. Writing ends with a flush, whose time counts. The
@@ -97,20 +116,21 @@ down() {
 # next.
 job_file() {
 	local round workload i name n=${#contenders[@]}
-	local rw bs depth all_msec=$msec msec
+	local rw bs depth more all_msec=$msec msec
 
 	printf '%s\n' '[global]' ioengine=libaio direct=1 thread=1 stonewall \
 		gtod_reduce=1 norandommap=1 randseed=1 end_fsync=1 \
-		iomem_align=2M
+		iomem_align=2M group_reporting=1
 	for round; do
 		msec=$((round ? all_msec : all_msec / 2))
 		for workload in "${workloads[@]}"; do
-			IFS=- read -r rw bs depth <<<"$workload"
+			IFS=- read -r rw bs depth more <<<"$workload"
 			for ((i = 0; i < n; i++)); do
 				name=${contenders[(i + round) % n]}
 				printf '%s\n' "[$round:$workload:$name]" \
 					"filename=${device[$name]}" "rw=$rw" \
 					"bs=$bs" "iodepth=$depth"
+				special "$more"
 				job "$workload"
 			done
 		done

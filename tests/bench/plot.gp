@@ -10,7 +10,7 @@ width = 1.0 / (bars + 1)
 x(i) = column(0) + (i - (bars + 1) / 2.0) * width
 cut(y) = y > top ? top : y
 
-set terminal pngcairo size 1280,640 font 'sans,12' background '#ffffff'
+set terminal pngcairo size (groups > 8 ? 160 * groups : 1280),640 font 'sans,12' background '#ffffff'
 set output picture
 set title heading font 'sans,15' offset 0,0.5
 set ylabel "rate, as a multiple of the rate\nof the contender after the slash"

@@ -7,7 +7,7 @@
 #
 # quick: known.*(aes-xts-plain64|aes-cbc-essiv:sha256|cast5-cbc-plain64)$|small|extended L2$|sectors|AES on|layers|key|tool
 # brief: known.*: (aes|serpent|twofish)-xts-plain64$|small|AES on|layers|key|tool|plaintext$
-# vm: -m 1536 -c 2 -d 1G -d 256M -d 256M,bs=4096 -t 900
+# vm: -m 1536 -c 2 -d 1G -d 256M -d 256M,bs=4096 -t 1800
 
 # shellcheck source=tests/functional/lib.sh
 source "$(dirname "$0")/lib.sh"

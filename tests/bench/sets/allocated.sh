@@ -6,9 +6,11 @@
 
 mib=64
 memory=3072
-contenders=(loop buffered file nbd crypt linear block)
-workloads=(randread-4k-1 randread-4k-32 randwrite-4k-1 randwrite-4k-32
-	read-512k-8 write-512k-8)
+contenders=(loop buffered file nbd crypt linear block thin)
+workloads=(randread-4k-1 randread-4k-32 randread-4k-128 randread-4k-32-x2
+	randwrite-4k-1 randwrite-4k-32 randwrite-4k-128 randwrite-4k-32-x2
+	randwrite-4k-1-fsync randrw-4k-32-reads70
+	read-64k-8 read-512k-8 read-1024k-8 write-64k-8 write-512k-8 write-1024k-8)
 
 # On the host, once: DIRECTORY/raw and DIRECTORY/qcow2.
 make_images() {

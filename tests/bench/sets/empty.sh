@@ -10,9 +10,9 @@
 mib=1024
 memory=4096
 anew=yes
-contenders=(loop buffered file nbd crypt linear block)
+contenders=(loop buffered file nbd crypt linear block thin)
 workloads=(randread-4k-1 randread-4k-32 read-512k-8
-	randwrite-4k-1 randwrite-4k-32 write-512k-8)
+	randwrite-4k-1 randwrite-4k-16 randwrite-4k-32 write-4k-16 write-512k-8)
 
 make_images() {
 	truncate -s "${mib}M" "$1/raw"
@@ -33,6 +33,8 @@ job() {
 	*read*) printf '%s\n' "size=${mib}M" time_based "runtime=${msec}ms" ;;
 	randwrite-4k-1) printf '%s\n' offset=0 size=256M number_ios=2048 ;;
 	randwrite-4k-32) printf '%s\n' offset=256M size=256M number_ios=2048 ;;
-	*) printf '%s\n' offset=512M size=128M ;;
+	randwrite-4k-16) printf '%s\n' offset=512M size=256M number_ios=2048 ;;
+	write-4k-16) printf '%s\n' offset=768M size=64M ;;
+	*) printf '%s\n' offset=832M size=128M ;;
 	esac
 }

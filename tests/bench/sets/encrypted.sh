@@ -8,7 +8,8 @@ memory=3072
 contenders=(inline luks luksnbd)
 declare -A against=([luks]=inline [luksnbd]=inline)
 workloads=(randread-4k-1 randread-4k-32 randwrite-4k-1 randwrite-4k-32
-	read-512k-1 read-512k-32 write-512k-1 write-512k-32)
+	read-512k-1 read-512k-32 write-512k-1 write-512k-32
+	rw-4k-1-psync)
 
 make_images() {
 	local at target
