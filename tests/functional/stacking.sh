@@ -404,8 +404,12 @@ fill_host() {
 	! dd if=/dev/zero of="$host/ballast" bs=64k status=none
 }
 
-# Space comes and goes: until $tmp/scratch is gone. The host is full.
+# Space comes and goes: until $tmp/scratch is gone. The host is full, and stays
+# so until a writer has met it, however slow this machine is.
 free_and_fill() {
+	until dmesg | grep "no space for .* on the host" || [[ ! -e $tmp/scratch ]]; do
+		sleep 0.2
+	done
 	while [[ -e $tmp/scratch ]]; do
 		sleep 1
 		rm -f "$host/ballast"
@@ -415,7 +419,6 @@ free_and_fill() {
 } &>/dev/null
 
 # The host is full most of the time. Writers are told, wait, and try again.
-# It is full before the first of them starts, however slow this machine is.
 test_full() {
 	local churning filling hog
 
